@@ -1,0 +1,69 @@
+"""The error tree: every error of ours, each also a built-in type.
+
+An error says three things: what was received, what was expected and how to fix it. Low layers raise with the
+parts they know; a face of the library adds its context once (`raise ... from error`).
+"""
+
+from __future__ import annotations
+
+
+class BigmodelError(Exception):
+    """Base class of every error that bigmodel raises on purpose.
+
+    Args:
+        problem: One line that names what is wrong.
+        received: The value or type that came in.
+        expected: What would have been accepted.
+        fix: What the caller can do, as an instruction.
+    """
+
+    def __init__(self, problem: str, *, received: str = "", expected: str = "", fix: str = "") -> None:
+        self.problem = problem
+        self.received = received
+        self.expected = expected
+        self.fix = fix
+        parts = [("Received", received), ("Expected", expected), ("Fix", fix)]
+        super().__init__("\n".join([problem, *(f"{name}: {text}" for name, text in parts if text)]))
+
+
+class ArgumentError(BigmodelError, ValueError):
+    """An argument has a value that can't be used, or contradicts another argument."""
+
+
+class ArgumentTypeError(BigmodelError, TypeError):
+    """An argument has a type that can't be used."""
+
+
+class DataError(BigmodelError, ValueError):
+    """The data is empty, malformed, or does not fit the model."""
+
+
+class ModelError(BigmodelError, ValueError):
+    """The model can't go through the step that was asked for."""
+
+
+class ConversionError(BigmodelError, RuntimeError):
+    """A file could not be converted, or the converted file does not run."""
+
+
+class DirectoryError(BigmodelError, OSError):
+    """A run's directory is missing, incomplete, or belongs to another run."""
+
+
+class DependencyError(BigmodelError, ImportError):
+    """An optional package is not installed; the message names the pip extra."""
+
+
+def describe(value: object) -> str:
+    """Returns the value with its module-qualified type, shortened for an error message.
+
+    >>> describe(3)
+    '3 (int)'
+    """
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{name} of shape {tuple(shape)} and dtype {getattr(value, 'dtype', 'unknown')}"
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({name})"
