@@ -1,1 +1,67 @@
-"""bigmodel."""
+"""bigmodel: from a trained Keras model to a small, fast and verified .tflite file.
+
+One call does it all, and every step is also a function or a Keras callback of its own:
+
+    import bigmodel as bm
+
+    result = bm.compress_and_tune(model, (x_train, y_train))
+    print(result.report)
+    result.litert_path
+
+Importing bigmodel loads neither Keras nor TensorFlow: a public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bigmodel import _registration
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compress_and_tune": "bigmodel.pipeline",
+    "prune": "bigmodel.api",
+    "quantize": "bigmodel.api",
+    "export_litert": "bigmodel.api",
+    "evaluate": "bigmodel.api",
+    "load_result": "bigmodel.result",
+    "Result": "bigmodel.result",
+    "LiteModel": "bigmodel.litert",
+    "Data": "bigmodel.data",
+    "as_data": "bigmodel.data",
+    "Target": "bigmodel.config",
+    "TrainConfig": "bigmodel.config",
+    "PruneConfig": "bigmodel.config",
+    "QuantizeConfig": "bigmodel.config",
+}
+_MODULES = ("callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report")
+
+__all__ = [*_HOMES, *_MODULES, "__version__"]
+
+if TYPE_CHECKING:
+    from bigmodel import callbacks, data, errors, evaluation, export, pruning, quantization, report
+    from bigmodel.api import evaluate, export_litert, prune, quantize
+    from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
+    from bigmodel.data import Data, as_data
+    from bigmodel.litert import LiteModel
+    from bigmodel.pipeline import compress_and_tune
+    from bigmodel.result import Result, load_result
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"bigmodel.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bigmodel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next use does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+_registration.register_with_keras()
