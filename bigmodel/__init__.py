@@ -20,6 +20,7 @@ from bigmodel import _registration
 
 __version__ = "0.1.0"
 
+# Where a name lives; a public name that is not in here is a module.
 _HOMES = {
     "compress_and_tune": "bigmodel.pipeline",
     "prune": "bigmodel.api",
@@ -36,9 +37,32 @@ _HOMES = {
     "PruneConfig": "bigmodel.config",
     "QuantizeConfig": "bigmodel.config",
 }
-_MODULES = ("callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report")
 
-__all__ = [*_HOMES, *_MODULES, "__version__"]
+__all__ = [
+    "Data",
+    "LiteModel",
+    "PruneConfig",
+    "QuantizeConfig",
+    "Result",
+    "Target",
+    "TrainConfig",
+    "__version__",
+    "as_data",
+    "callbacks",
+    "compress_and_tune",
+    "data",
+    "errors",
+    "evaluate",
+    "evaluation",
+    "export",
+    "export_litert",
+    "load_result",
+    "prune",
+    "pruning",
+    "quantization",
+    "quantize",
+    "report",
+]
 
 if TYPE_CHECKING:
     from bigmodel import callbacks, data, errors, evaluation, export, pruning, quantization, report
@@ -51,10 +75,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"bigmodel.{name}")
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'bigmodel' has no attribute {name!r}")
+    if name not in _HOMES:
+        return importlib.import_module(f"bigmodel.{name}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value  # the next use does not come through here
     return value

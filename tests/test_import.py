@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 import pytest
 
@@ -128,4 +127,3 @@ def saved(tmp_path_factory, python):
 )
 def test_a_quantized_model_loads_in_a_new_process(order, saved, python):
     assert "'bigmodel'" in python(LOAD.format(order=order), *saved)  # our layers are in there, and were found
-

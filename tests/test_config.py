@@ -1,0 +1,96 @@
+"""What the configs mean beyond the contract that all of them share (tests/test_contracts.py)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
+from bigmodel.errors import ArgumentError, ArgumentTypeError
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (200_000, 200_000),
+        ("200KB", 200_000),
+        ("200 kb", 200_000),
+        ("1.5MB", 1_500_000),
+        ("512B", 512),
+        ("2GB", 2_000_000_000),
+        (None, None),
+    ],
+)
+def test_a_size_is_bytes_or_text_with_decimal_units(size, expected):
+    assert Target(size=size).size == expected
+
+
+@pytest.mark.parametrize("size", ["200", "200KiB", "KB", "", "-1KB", "0KB", 0, -5, 1.5])
+def test_a_size_that_can_not_be_read_is_refused(size):
+    with pytest.raises(ArgumentError, match="size"):
+        Target(size=size)
+
+
+def test_the_defaults_are_the_documented_ones():
+    assert Target() == Target(max_drop=0.01, size=None, latency_ms=None, optimize="balanced")
+    assert TrainConfig().epochs == 5 and TrainConfig().pretrain_epochs == 0 and TrainConfig().precision == "auto"
+    assert QuantizeConfig() == QuantizeConfig(bits=8, activations="dynamic", method="auto", where=None)
+
+
+@pytest.mark.parametrize(
+    ("value", "config", "number", "expected"),
+    [
+        (None, PruneConfig, "sparsity", None),
+        ("auto", PruneConfig, "sparsity", "auto"),
+        (0.5, PruneConfig, "sparsity", PruneConfig(sparsity=0.5)),
+        (4, QuantizeConfig, "bits", QuantizeConfig(bits=4)),
+        (PruneConfig(0.3), PruneConfig, "sparsity", PruneConfig(0.3)),
+    ],
+)
+def test_a_shorthand_becomes_its_config(value, config, number, expected):
+    assert resolve(value, config, number) == expected
+
+
+@pytest.mark.parametrize("value", [True, "off", [0.5], {"sparsity": 0.5}, QuantizeConfig()])
+def test_anything_else_is_refused_and_the_message_shows_the_way(value):
+    with pytest.raises(ArgumentTypeError, match=r"PruneConfig\(sparsity=\.\.\.\)"):
+        resolve(value, PruneConfig, "sparsity")
+
+
+def test_a_shorthand_out_of_range_is_refused_like_the_config_itself():
+    with pytest.raises(ArgumentError, match="sparsity"):
+        resolve(1.5, PruneConfig, "sparsity")
+
+
+def test_four_bits_with_static_activations_is_a_contradiction_not_a_precedence():
+    with pytest.raises(ArgumentError, match="bits=8 for static"):
+        QuantizeConfig(bits=4, activations="static")
+
+
+def test_a_function_does_not_go_to_json_and_the_message_names_the_field():
+    with pytest.raises(ArgumentError, match=r"PruneConfig\.where"):
+        PruneConfig(where=lambda layer: True).to_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"config": "Target"}, {"sparsityy": 0.5}],
+    ids=["newer version", "another config", "unknown field"],
+)
+def test_a_dict_of_something_else_is_refused(change):
+    with pytest.raises(ArgumentError, match="version of bigmodel that wrote it"):
+        PruneConfig.from_dict({**PruneConfig().to_dict(), **change})
+
+
+def test_reading_does_not_change_the_callers_dict():
+    values = PruneConfig(0.7).to_dict()
+    before = dict(values)
+    PruneConfig.from_dict(values)
+    assert values == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_sparsity_is_a_finite_fraction(value):
+    with pytest.raises(ArgumentError, match="sparsity"):
+        PruneConfig(sparsity=value)
