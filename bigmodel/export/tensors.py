@@ -1,0 +1,51 @@
+"""Runs a float file and gives the values of its tensors; in a child process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.tools import flatbuffer_utils
+
+
+def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields name and values of every float tensor that the file computes, inputs included, weights not.
+
+    Args:
+        path: A float .tflite file with one signature.
+        inputs: A batch for each input, by the signature's names.
+    """
+    with warnings.catch_warnings():
+        # The interpreter warns that keeping all tensors costs memory, which is what is asked for here.
+        warnings.simplefilter("ignore", UserWarning)
+        interpreter = Interpreter(
+            str(path),
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+    runner = interpreter.get_signature_runner()
+    details = runner.get_input_details()
+    for name, values in inputs.items():
+        interpreter.resize_tensor_input(details[name]["index"], values.shape)
+    interpreter.allocate_tensors()
+    constants = _constants(path)
+    for name, values in inputs.items():
+        interpreter.set_tensor(details[name]["index"], values.astype(details[name]["dtype"]))
+    interpreter.invoke()
+    for detail in interpreter.get_tensor_details():
+        if detail["dtype"] == np.float32 and detail["name"] not in constants:
+            yield detail["name"], interpreter.get_tensor(detail["index"])
+
+
+def _constants(path: Path) -> set[str]:
+    """Names of the tensors whose values stand in the file."""
+    model = flatbuffer_utils.read_model(str(path))
+    return {
+        tensor.name.decode()
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data)
+    }

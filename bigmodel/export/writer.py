@@ -1,0 +1,235 @@
+"""Writes quantized files from a float one by explicit scales. Runs in a child process: NumPy and ai-edge-quantizer only.
+
+The writer of the integers is ai-edge-quantizer. It takes the scales of weights and the ranges of activations through
+its calibration dictionary, which maps a tensor's name to a minimum and a maximum. Which tensor of the file belongs to
+which weight or activation of the model is found by content, never by name: converters rename, fuse and fold.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.tools import flatbuffer_utils
+from ai_edge_quantizer import qtyping, quantizer
+from ai_edge_quantizer.utils import tfl_flatbuffer_utils
+
+from bigmodel.export.formats import Format, format_named
+from bigmodel.export.tensors import float_tensors
+
+_Op = qtyping.TFLOperationName
+# Ops with a weight among their inputs, the weight's place among them and the axis of its channels.
+_WEIGHTED = {
+    _Op.FULLY_CONNECTED: (1, 0),
+    _Op.CONV_2D: (1, 0),
+    _Op.DEPTHWISE_CONV_2D: (1, 3),
+    _Op.CONV_2D_TRANSPOSE: (1, 0),
+}
+# A weight of the file is a trained one if it lies this close to its grid, in parts of a step. Folding a normalisation
+# into a kernel rounds each weight to float32 twice, which moves it by about 1e-5 steps of an 8-bit grid.
+_TOLERANCE = 1e-2
+
+
+def write(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes one file; the task "write" of the child process.
+
+    Args:
+        job: `float`: path of the float file. `format`, `path` and `io` ("float" or "int8") of the file to write.
+            `arrays`: path of an .npz, whose keys stand for arrays in the rest. `grids`: a list of name, bits, codes and
+            scale. `ranges`: a list of name, low, high and values (of the first calibration samples). `inputs`: the
+            calibration inputs by the names of the signature.
+
+    Returns:
+        `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
+        `missing`: the grids not found. `ranges`: scale and zero point by name of the range.
+    """
+    with np.load(job["arrays"]) as archive:
+        arrays = dict(archive)
+    format_ = format_named(job["format"])
+    source = _Source(Path(job["float"]), [{**grid, "codes": arrays[grid["codes"]]} for grid in job["grids"]])
+    if format_.activations == "static":
+        ranges = [{**known, "values": arrays[known["values"]]} for known in job["ranges"]]
+        source.place_ranges(ranges, {name: arrays[key] for name, key in job["inputs"].items()})
+    return source.write(format_, Path(job["path"]), job["io"])
+
+
+class _Source:
+    """The float file, with the trained grids and ranges found in it."""
+
+    def __init__(self, path: Path, grids: list[dict[str, Any]]) -> None:
+        self.path = path
+        self.model = flatbuffer_utils.read_model(str(path))
+        self.codes = {grid["name"]: grid["codes"] for grid in grids}
+        self.placed = self._place_grids(grids)
+        self.range_of_tensor: dict[str, tuple[float, float]] = {}
+        self.tensor_of_range: dict[str, str] = {}
+
+    def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int, Any]]:
+        """Yields subgraph, op, its name, its channel axis and its weight tensor, for constant float weights."""
+        for graph in self.model.subgraphs:
+            for op in graph.operators:
+                code = self.model.operatorCodes[op.opcodeIndex].builtinCode
+                name = tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(code)
+                if name in _WEIGHTED:
+                    place, axis = _WEIGHTED[name]
+                    tensor = graph.tensors[op.inputs[place]]
+                    values = tfl_flatbuffer_utils.get_tensor_data(tensor, self.model.buffers)
+                    if values is not None and values.dtype == np.float32:
+                        yield graph, op, name, axis, (tensor, values)
+
+    def _place_grids(self, grids: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Finds for each weighted op of the file the trained grid that its weight lies on."""
+        placed = []
+        for graph, op, name, axis, (tensor, values) in self._weighted_ops():
+            channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+            for grid in grids:
+                scale = _channel_scale(channels, grid["codes"])
+                if scale is not None:
+                    shape = [1] * values.ndim
+                    shape[axis] = -1
+                    placed.append(
+                        {
+                            "grid": grid["name"],
+                            "bits": grid["bits"],
+                            "op": name,
+                            "scope": tfl_flatbuffer_utils.get_op_scope(op, graph.tensors),
+                            "tensor": tfl_flatbuffer_utils.get_tensor_name(tensor),
+                            "bound": (scale * (2 ** (grid["bits"] - 1) - 1)).reshape(shape).astype(np.float32),
+                        }
+                    )
+                    break
+        return placed
+
+    def place_ranges(self, ranges: list[dict[str, Any]], inputs: dict[str, np.ndarray]) -> None:
+        """Finds the tensor of each known range by its values, and the range of all other tensors by running the file.
+
+        Args:
+            ranges: Dicts of name, low, high and values; the values are those of the first samples of `inputs`.
+            inputs: Calibration inputs by name.
+        """
+        samples = min((len(known["values"]) for known in ranges), default=1)
+        for name, values in float_tensors(self.path, {key: x[:samples] for key, x in inputs.items()}):
+            for known in ranges:
+                if _same(values, known["values"]):
+                    self.tensor_of_range.setdefault(known["name"], name)
+                    self.range_of_tensor[name] = (known["low"], known["high"])
+                    break
+        for name, values in float_tensors(self.path, inputs):
+            self.range_of_tensor.setdefault(name, (float(values.min(initial=0.0)), float(values.max(initial=0.0))))
+
+    def write(self, format_: Format, path: Path, io: str) -> dict[str, Any]:
+        """Writes one file, whole or not at all, and tells what became of grids and ranges."""
+        work = quantizer.Quantizer(str(self.path))
+        if format_.bits == 16:
+            _cast_to_float16(work)
+        elif format_.activations == "static":
+            work.add_static_config(".*", _Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+            self._leave_float(work, {place["scope"] for place in self.placed}, io)
+        else:
+            for place in self.placed:
+                add = work.add_dynamic_config if format_.activations == "dynamic" else work.add_weight_only_config
+                add(f"^{re.escape(place['scope'])}$", place["op"], num_bits=place["bits"])
+        result = work.quantize(calibration_result=self._calibration(format_), enable_progress_report=False)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(result.quantized_model)
+        os.replace(partial, path)
+        return self._read_back(path, format_)
+
+    def _leave_float(self, work: quantizer.Quantizer, quantized: set[str], io: str) -> None:
+        for graph, op, name, _, _ in self._weighted_ops():
+            scope = tfl_flatbuffer_utils.get_op_scope(op, graph.tensors)
+            if scope not in quantized:
+                work.update_quantization_recipe(f"^{re.escape(scope)}$", name, None, quantizer.AlgorithmName.NO_QUANTIZE)
+        if io == "float":
+            for end in (_Op.INPUT, _Op.OUTPUT):
+                work.update_quantization_recipe(".*", end, None, quantizer.AlgorithmName.NO_QUANTIZE)
+
+    def _calibration(self, format_: Format) -> dict[str, Any]:
+        if not format_.quantized:
+            return {}
+        bounds = {p["tensor"]: {"min": -p["bound"], "max": p["bound"]} for p in self.placed}
+        if format_.activations != "static":
+            return bounds
+        ranges = {
+            name: {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)}
+            for name, (low, high) in self.range_of_tensor.items()
+        }
+        return {**ranges, **bounds}
+
+    def _read_back(self, path: Path, format_: Format) -> dict[str, Any]:
+        written = flatbuffer_utils.read_model(str(path))
+        tensors = {
+            tfl_flatbuffer_utils.get_tensor_name(tensor): tensor
+            for graph in written.subgraphs
+            for tensor in graph.tensors
+        }
+        ranges = {}
+        for known, name in self.tensor_of_range.items():
+            quantization = tensors[name].quantization if name in tensors else None
+            if quantization is not None and quantization.scale is not None:
+                ranges[known] = [float(quantization.scale[0]), int(quantization.zeroPoint[0])]
+        exact = {p["grid"]: _holds(written, tensors, p, self.codes[p["grid"]]) for p in self.placed}
+        missing = [name for name in self.codes if name not in exact]
+        return {"ranges": ranges, "grids": exact if format_.quantized else {}, "missing": missing}
+
+
+def _channel_scale(channels: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+    """Returns the scale of each channel on which `channels` are `codes`, up to a sign, or `None` if they are not.
+
+    A folded normalisation multiplies a channel by a factor of either sign; the grid is symmetric, so that the codes
+    change at most their sign.
+    """
+    if channels.shape != codes.shape:
+        return None
+    wide = codes.astype(np.float64)
+    norm = (wide**2).sum(axis=1)
+    factor = (channels * wide).sum(axis=1) / np.where(norm > 0, norm, 1.0)
+    off_grid = np.abs(channels - factor[:, None] * wide).max(axis=1)
+    if np.any(off_grid > _TOLERANCE * np.abs(factor)):
+        return None
+    # A channel of zeros lies on any grid.
+    return np.where(factor != 0, np.abs(factor), 1.0)
+
+
+def _same(values: np.ndarray, expected: np.ndarray) -> bool:
+    if values.size != expected.size:
+        return False
+    values, expected = values.ravel(), expected.ravel()
+    spread = float(np.abs(expected).max(initial=0.0))
+    return bool(np.allclose(values, expected, rtol=1e-4, atol=1e-5 * max(spread, 1e-3)))
+
+
+def _cast_to_float16(work: quantizer.Quantizer) -> None:
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    config = qtyping.OpQuantizationConfig(
+        weight_tensor_config=weights,
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    work.update_quantization_recipe(".*", _Op.ALL_SUPPORTED, config, quantizer.AlgorithmName.FLOAT_CASTING)
+
+
+def _holds(written: Any, tensors: dict[str, Any], place: dict[str, Any], codes: np.ndarray) -> bool:
+    """Says whether the file's buffer holds exactly the trained codes, up to the sign of a channel."""
+    tensor = tensors.get(place["tensor"])
+    if tensor is None or tensor.quantization is None or tensor.quantization.scale is None:
+        return False
+    stored = stored_codes(written, tensor, place["bits"])
+    axis = tensor.quantization.quantizedDimension
+    channels = np.moveaxis(stored, axis, 0).reshape(codes.shape)
+    sign = np.where((channels.astype(int) * codes).sum(axis=1, keepdims=True) < 0, -1, 1)
+    return bool(np.array_equal(channels * sign, codes))
+
+
+def stored_codes(model: Any, tensor: Any, bits: int) -> np.ndarray:
+    """Returns the integer codes in a tensor's buffer; two 4-bit codes lie in a byte, the low half first."""
+    raw = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int8)
+    shape = tuple(tensor.shape)
+    if bits == 8:
+        return raw.reshape(shape)
+    low, high = (raw << 4).astype(np.int8) >> 4, raw >> 4
+    return np.stack([low, high], axis=1).reshape(-1)[: int(np.prod(shape))].reshape(shape)

@@ -1,0 +1,198 @@
+"""The two layers of a quantization simulation: `Quantized` around a layer with weights, `FakeQuantize` between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from bigmodel.quantization import fake
+from bigmodel.quantization.table import WeightQuantization, find_weight
+
+
+@keras.saving.register_keras_serializable(package="bigmodel")
+class Quantized(keras.layers.Layer):
+    """A layer that computes with fake-quantized weights, whatever the layer is.
+
+    The wrapped layer runs in a `keras.StatelessScope` that substitutes its weights, so one class serves all layers.
+    What the wrapped layer assigns or adds inside (statistics, seeds, losses) is carried over.
+
+    Args:
+        layer: A built layer; it becomes part of this one.
+        weights: For each weight to quantize, by its path inside the layer, its bits and channel axes.
+        inputs: Granularity of the dynamic fake quantization of the first input ("row" or "sample"), or `None`.
+        fixed: `True`: scales are the stored variables. `False`: they follow the weights' min-max at every call.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        weights: Mapping[str, WeightQuantization | Mapping[str, Any]],
+        inputs: fake.Granularity | None = None,
+        fixed: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("name", layer.name)
+        # Without autocast this layer reads weights in float32 also under mixed precision: rounded to 16 bits first,
+        # up to a fifth of the codes would come out wrong. The wrapped layer casts for itself.
+        super().__init__(autocast=False, trainable=layer.trainable, **kwargs)
+        self.layer = layer
+        self.quantized_weights = {
+            path: w if isinstance(w, WeightQuantization) else WeightQuantization(**w) for path, w in weights.items()
+        }
+        self.inputs = inputs
+        self.fixed = fixed
+        self.supports_masking = getattr(layer, "supports_masking", False)
+        self.scales: list[keras.Variable] = []
+        if layer.built:
+            self._add_scales()
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Builds the wrapped layer from the shapes of its inputs."""
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+        self._add_scales()
+
+    def _add_scales(self) -> None:
+        if self.scales:
+            return
+        for path, quantization in self.quantized_weights.items():
+            shape = quantization.scale_shape(tuple(find_weight(self.layer, path).shape))
+            name = path.replace("/", "_") + "_scale"
+            self.scales.append(self.add_weight(shape=shape, initializer="ones", trainable=False, name=name))
+        self.built = True
+
+    def grids(self) -> Iterator[tuple[str, keras.Variable, WeightQuantization, Any]]:
+        """Yields for each quantized weight its path, its variable, its quantization and its scale."""
+        for (path, quantization), stored in zip(self.quantized_weights.items(), self.scales, strict=True):
+            variable = find_weight(self.layer, path)
+            if self.fixed:
+                yield path, variable, quantization, stored.value
+            else:
+                yield path, variable, quantization, quantization.min_max_scale(variable.value)
+
+    def fix_scales(self) -> None:
+        """Stores the present scales; from now on they no longer follow the weights."""
+        for stored, (_, _, _, scale) in zip(self.scales, list(self.grids()), strict=True):
+            stored.assign(scale)
+        self.fixed = True
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with its weights on their grids."""
+        substituted = [
+            (variable, fake.fake_quantize_weights(variable.value, scale, quantization.bits))
+            for _, variable, quantization, scale in self.grids()
+        ]
+        if self.inputs is not None:
+            first = keras.ops.cast(args[0], "float32")
+            args = (fake.dynamic_fake_quantize(first, self.inputs), *args[1:])
+        with keras.StatelessScope(state_mapping=substituted, collect_losses=True) as scope:
+            outputs = self.layer(*args, **kwargs)
+        self._carry_over(scope, {id(variable) for variable, _ in substituted})
+        return outputs
+
+    def _carry_over(self, scope: keras.StatelessScope, substituted: set[int]) -> None:
+        for variable in self.layer.variables:
+            if id(variable) not in substituted:
+                value = scope.get_current_value(variable)
+                if value is not None:
+                    variable.assign(value)
+        for loss in scope.losses or ():
+            self.add_loss(loss)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the wrapped layer's output: fake quantization changes no shape."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the wrapped layer's output shape."""
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """Returns the wrapped layer's mask."""
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the wrapped layer and how it is quantized."""
+        config = super().get_config()
+        config.pop("trainable", None)
+        return {
+            **config,
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "weights": {path: quantization.to_dict() for path, quantization in self.quantized_weights.items()},
+            "inputs": self.inputs,
+            "fixed": self.fixed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Quantized:
+        """Makes the layer from its config."""
+        config = {**config, "layer": keras.saving.deserialize_keras_object(config["layer"])}
+        return cls(**config)
+
+    def get_build_config(self) -> dict[str, Any]:
+        """Returns the wrapped layer's build config."""
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the wrapped layer as it was built."""
+        if config["layer"] and not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+        self._add_scales()
+
+
+@keras.saving.register_keras_serializable(package="bigmodel")
+class FakeQuantize(keras.layers.Layer):
+    """An activation on the fixed 8-bit grid that the file gives to the same tensor.
+
+    Args:
+        momentum: Momentum of the moving average of the range while training follows the activations
+            (Jacob et al., 2018, section 3.1); `None` leaves the range as it is.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, *, momentum: float | None = None, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.momentum = momentum
+        self.supports_masking = True
+        self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
+        self.zero_point = self.add_weight(shape=(), initializer="zeros", trainable=False, name="zero_point")
+        self.low = self.add_weight(shape=(), initializer="zeros", trainable=False, name="low")
+        self.high = self.add_weight(shape=(), initializer="zeros", trainable=False, name="high")
+        self.built = True
+
+    def set_range(self, low: float, high: float) -> None:
+        """Sets the range, and the grid that covers it."""
+        self.low.assign(low)
+        self.high.assign(high)
+        scale, zero_point = fake.static_parameters(self.low.value, self.high.value)
+        self.set_grid(scale, zero_point)
+
+    def set_grid(self, scale: Any, zero_point: Any) -> None:
+        """Sets scale and zero point, as read from a file."""
+        self.scale.assign(scale)
+        self.zero_point.assign(zero_point)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Returns the inputs on the grid; in training with a momentum, the range moves first."""
+        if training and self.momentum is not None:
+            for variable, seen in ((self.low, keras.ops.min(inputs)), (self.high, keras.ops.max(inputs))):
+                seen = keras.ops.cast(seen, "float32")
+                variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)
+            scale, zero_point = fake.static_parameters(self.low.value, self.high.value)
+            self.set_grid(scale, zero_point)
+        outputs = fake.static_fake_quantize(
+            keras.ops.cast(inputs, "float32"), self.scale.value, self.zero_point.value
+        )
+        return keras.ops.cast(outputs, inputs.dtype)
+
+    def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+        """Returns the input's shape and dtype."""
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config with the momentum."""
+        return {**super().get_config(), "momentum": self.momentum}

@@ -1,0 +1,130 @@
+"""Which variables of a layer are weights, on which axis the file's grid lies, and how the kernel sees its input.
+
+Biases stay float in dynamic files and become int32 in static ones; normalisations are folded or stay float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from bigmodel.errors import ModelError
+from bigmodel.quantization import fake
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightQuantization:
+    """How one weight is quantized: per-channel, symmetric.
+
+    Args:
+        bits: Bits of a code.
+        axes: The axes of the variable along which the file keeps one scale per index; empty: one scale for all.
+    """
+
+    bits: int
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+
+    def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the scale that broadcasts against a weight of `shape`."""
+        kept = {axis % len(shape) for axis in self.axes}
+        return tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
+
+    def min_max_scale(self, weights: Any) -> Any:
+        """Returns the min-max scale of `weights`."""
+        return fake.symmetric_scale(weights, self.bits, self.axes)
+
+    def channels_first(self, weights: np.ndarray) -> np.ndarray:
+        """Returns the weights as (channels, values per channel), in the order of the file's buffer."""
+        axes = sorted(axis % weights.ndim for axis in self.axes)
+        moved = np.moveaxis(weights, axes, range(len(axes)))
+        return moved.reshape(int(np.prod([weights.shape[axis] for axis in axes], dtype=int)), -1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, JSON-ready."""
+        return {"bits": self.bits, "axes": list(self.axes)}
+
+
+InputRule = Callable[[keras.layers.Layer, int], fake.Granularity | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """What the table says of one layer class.
+
+    Args:
+        weights: Channel axes of the file's grid, by the weight's path inside the layer.
+        inputs: The granularity of the input's range in a dynamic file, from the layer and its bits.
+        bits: The bits that the runtime's kernel of this layer takes.
+    """
+
+    weights: dict[str, tuple[int, ...]]
+    inputs: InputRule
+    bits: tuple[int, ...] = (8, 4)
+
+    def weight_quantization(self, bits: int) -> dict[str, WeightQuantization]:
+        """Returns the quantization of each weight at the closest bits that the kernel takes."""
+        held = bits if bits in self.bits else min(b for b in self.bits if b > bits)
+        return {path: WeightQuantization(held, axes) for path, axes in self.weights.items()}
+
+
+def _rows(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
+    return "row"
+
+
+def _samples(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
+    return "sample"
+
+
+def _convolution(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
+    pointwise = all(size == 1 for size in (*layer.kernel_size, *layer.strides)) and layer.groups == 1
+    return "row" if bits == 8 and pointwise else "sample"
+
+
+def _none(layer: keras.layers.Layer, bits: int) -> None:
+    return None
+
+
+RULES: dict[type[keras.layers.Layer], LayerRule] = {
+    keras.layers.Dense: LayerRule({"kernel": (-1,)}, _rows),
+    keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution),
+    keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution),
+    keras.layers.DepthwiseConv2D: LayerRule({"kernel": (-2, -1)}, _samples, bits=(8,)),
+}
+
+
+def rule_of(layer: keras.layers.Layer) -> LayerRule | None:
+    """Returns the table's rule for a layer, or `None` where it stays float."""
+    return RULES.get(type(layer))
+
+
+def find_weight(layer: keras.layers.Layer, path: str) -> keras.Variable:
+    """Returns the layer's weight at a path inside the layer.
+
+    Raises:
+        ModelError: The layer has no such weight.
+    """
+    for variable in layer.weights:
+        if relative_path(layer, variable) == path:
+            return variable
+    raise ModelError(
+        f"Layer {layer.name!r} has no weight {path!r}.",
+        received=f"weights {[v.path for v in layer.weights]}",
+        expected=f"a weight whose path inside the layer is {path!r}",
+        fix="Rebuild the quantized model from the float model with this version of Keras.",
+    )
+
+
+def relative_path(layer: keras.layers.Layer, variable: keras.Variable) -> str:
+    """Returns a variable's path inside its layer: "kernel" for "model/dense/kernel" of layer "dense"."""
+    parts = variable.path.split("/")
+    inside = len(parts) - 1
+    # From the right: a wrapper and what it wraps may have the same name.
+    start = next((i for i in reversed(range(inside)) if parts[i] == layer.name), inside - 1)
+    return "/".join(parts[start + 1 :])
