@@ -1,0 +1,67 @@
+"""The examples run as they stand, in a folder of their own, and do what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(script: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, EXAMPLES / script]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    start = time.perf_counter()
+    output = run("quickstart.py", folder)
+    return folder / "runs" / "digits", output, time.perf_counter() - start
+
+
+def test_the_quickstart_keeps_its_promise(quickstart):
+    directory, _, seconds = quickstart
+    record = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    assert record["target_met"]
+    assert (directory / "model.tflite").stat().st_size == record["final"]["size_bytes"]
+    assert record["final"]["size_bytes"] * 3.5 <= record["baseline"]["size_bytes"]
+    assert record["final"]["metric"] >= record["baseline"]["metric"] - 0.01
+    assert record["final"]["agreement"] >= 0.999
+    assert seconds < 180
+
+
+def test_the_quickstart_prints_the_report_and_reads_digits_with_the_file(quickstart):
+    _, output, _ = quickstart
+    predicted, expected = re.search(r"predicted \[([\d ]+)\] expected \[([\d ]+)\]", output).groups()
+    right = sum(a == b for a, b in zip(predicted.split(), expected.split(), strict=True))
+    assert right >= 7
+    assert "accuracy" in output
+
+
+def test_steps_alone_in_a_training_loop_of_ones_own(tmp_path):
+    output = run("own_training_loop.py", tmp_path)
+    accuracy = {key: float(value) for key, value in re.findall(r"^(trained|pruned|on file): +([\d.]+)", output, re.M)}
+    assert accuracy["trained"] > 0.9
+    assert accuracy["on file"] > accuracy["trained"] - 0.03
+    # 80 % of each kernel, rounded to a whole number of weights.
+    assert re.findall(r"(\d+)% zeros", output) == ["80", "80", "80"]
+    size = int(re.search(r"in ([\d,]+) bytes", output)[1].replace(",", ""))
+    assert size == (tmp_path / "digits.tflite").stat().st_size
+    parameters = 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
+    assert size < parameters * 4 / 2.5  # one byte for a weight instead of four, and the file's own tables
+
+
+def test_every_example_is_run_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "own_training_loop.py"}
