@@ -1,6 +1,6 @@
-"""Child processes for work that may crash, hang or chatter: `python -m bigmodel.export.child TASK jobs.json results.jsonl`.
+"""Child processes for work that may crash, hang or chatter.
 
-The converter and the runtime are native code: a model they can't handle may end the whole process. So they work in
+A child is `python -m bigmodel.export.child TASK jobs.json results.jsonl`. The converter and the runtime are native code: a model they can't handle may end the whole process. So they work in
 a child, on files, without the GPU and under a time limit, and what they print is kept for the error message. A child
 is a fresh interpreter and not a fork, which would inherit TensorFlow's threads, nor a `multiprocessing` worker, which
 would run the caller's unguarded script again.
@@ -95,12 +95,16 @@ def _run_until_lost(
         loss = _wait(command, log, lambda: len(_read(results)), len(jobs), timeout_s)
         done = [_unpack(task, entry) for entry in _read(results)]
         if len(done) < len(jobs):
-            lines = _last_lines(log)
-            done.append(ConversionError(f"The child process of {task} {loss}.", received=lines, fix=_HINT))
+            done.append(
+                ConversionError(
+                    f"The child process of {task} {loss}.",
+                    received=_last_lines(log),
+                    fix="Raise timeout_s, or leave this out: it may never end."
+                    if "within" in loss
+                    else "Leave this out, or replace what is unusual in the model: native code failed on it.",
+                )
+            )
         return done
-
-
-_HINT = "Leave this format out, or simplify the layer that the message names; the rest of the work is not affected."
 
 
 def _wait(command: list[str], log: Path, count: Callable[[], int], wanted: int, timeout_s: float) -> str:
