@@ -53,8 +53,8 @@ class TensorInfo:
 class LiteModel:
     """A .tflite file, ready to run. Loads neither Keras nor TensorFlow.
 
-    Values go in and come out as real numbers: the integers of a file with int8 inputs or outputs are made and read here.
-    One instance serves one thread of the program at a time; give each its own.
+    Values go in and come out as real numbers: the integers of a file with int8 inputs or outputs are made and read
+    here. One instance serves one thread of the program at a time; give each its own.
 
     Args:
         path: The file.
@@ -112,9 +112,9 @@ class LiteModel:
     def predict(self, x: Any, *, batch_size: int = 128) -> Any:
         """Runs the file on samples. The samples are not changed.
 
-        Where the file's batch size is free, the samples go through in batches of equal size, so that memory is laid out
-        once; the last one overlaps the one before it instead of being smaller. A file of fixed batch size is run at that
-        size, and one that fails on more than one sample is run sample by sample.
+        Where the file's batch size is free, the samples go through in batches of equal size, so that memory is laid
+        out once; the last one overlaps the one before it instead of being smaller. A file of fixed batch size is run
+        at that size, and one that fails on more than one sample is run sample by sample.
 
         Args:
             x: The samples, first axis the sample: an array; for several inputs a dict by input name, or a list in the
