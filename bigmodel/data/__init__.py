@@ -1,0 +1,7 @@
+"""Data in: any accepted form becomes checked, re-iterable splits."""
+
+from bigmodel.data.digits import load_digits
+from bigmodel.data.order import epoch_order
+from bigmodel.data.splits import Data, Split, as_data
+
+__all__ = ["Data", "Split", "as_data", "epoch_order", "load_digits"]
