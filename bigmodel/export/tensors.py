@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -16,7 +17,7 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
 
     Args:
         path: A float .tflite file with one signature.
-        inputs: A batch for each input, by the signature's names.
+        inputs: Samples for each input, by the signature's names.
     """
     with warnings.catch_warnings():
         # The interpreter warns that keeping all tensors costs memory, which is what is asked for here.
@@ -26,18 +27,29 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
             experimental_preserve_all_tensors=True,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
-    runner = interpreter.get_signature_runner()
-    details = runner.get_input_details()
+    details = interpreter.get_signature_runner().get_input_details()
+    constants = _constants(path)
+    samples = len(next(iter(inputs.values())))
+    # A file with a loop inside has a batch size of its own.
+    batch = max(1, min([int(detail["shape_signature"][0]) for detail in details.values()]))
+    batch = samples if all(detail["shape_signature"][0] < 0 for detail in details.values()) else batch
+    kept: dict[str, list[np.ndarray]] = {}
+    for start in range(0, samples - batch + 1, batch):
+        _run(interpreter, details, {name: values[start : start + batch] for name, values in inputs.items()})
+        for detail in interpreter.get_tensor_details():
+            if detail["dtype"] == np.float32 and detail["name"] not in constants:
+                kept.setdefault(detail["name"], []).append(interpreter.get_tensor(detail["index"]))
+    for name, parts in kept.items():
+        yield name, parts[0] if len(parts) == 1 else np.stack(parts)
+
+
+def _run(interpreter: Interpreter, details: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:
     for name, values in inputs.items():
         interpreter.resize_tensor_input(details[name]["index"], values.shape)
     interpreter.allocate_tensors()
-    constants = _constants(path)
     for name, values in inputs.items():
         interpreter.set_tensor(details[name]["index"], values.astype(details[name]["dtype"]))
     interpreter.invoke()
-    for detail in interpreter.get_tensor_details():
-        if detail["dtype"] == np.float32 and detail["name"] not in constants:
-            yield detail["name"], interpreter.get_tensor(detail["index"])
 
 
 def _constants(path: Path) -> set[str]:

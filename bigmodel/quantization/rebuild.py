@@ -1,18 +1,20 @@
-"""From a float model to its simulation and back, layer by layer, with public Keras API only."""
+"""Rebuilds a model with chains of layers in place of layers, and names its tensors."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from bigmodel.errors import ModelError
+from bigmodel import graph
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A tensor of a model: output `output` of the `call`-th call of the layer or operation `name`."""
+    """A tensor of a model: output `output` of the `call`-th call of a layer or operation called `name`."""
 
     name: str
     call: int
@@ -31,23 +33,6 @@ After = Callable[[Point, Any], Any]
 """Maps the tensor at a point to the tensor that its consumers see."""
 
 
-def as_functional(model: keras.Model) -> keras.Model:
-    """Returns an uncompiled functional model that shares the given one's layers. The given model is not changed.
-
-    Raises:
-        ModelError: The model has no graph of layers: it is subclassed, or not built.
-    """
-    try:
-        return keras.Model(model.input, model.output, name=model.name)
-    except (AttributeError, ValueError) as error:
-        raise ModelError(
-            f"Model {getattr(model, 'name', model)!r} can't be rebuilt layer by layer.",
-            received=f"{type(model).__module__}.{type(model).__qualname__} without a graph of layers",
-            expected="a functional model, or a Sequential model that has been built",
-            fix="Build the model with keras.Input(...), or call it once on data if it is Sequential.",
-        ) from error
-
-
 def rebuild(model: keras.Model, replace: Replace, after: After | None = None) -> keras.Model:
     """Returns a new functional model in which each operation is replaced by a chain. The given model is not changed.
 
@@ -56,64 +41,53 @@ def rebuild(model: keras.Model, replace: Replace, after: After | None = None) ->
     Args:
         model: A functional or built Sequential model.
         replace: Gives the new operations for an operation, once for each.
-        after: Sees every input and every output of every call, and gives the tensor to go on with; it must give the
-            same tensor when it sees the same input again.
+        after: Sees every input and every output of every new operation's call, and gives the tensor to go on with.
+
+    Raises:
+        ModelError: The model is subclassed or not built.
     """
-    chains: dict[int, list[Any]] = {}
-    calls: dict[str, int] = {}
-    produced: set[int] = set()
-    entered: dict[int, Any] = {}
+    calls: Counter[str] = Counter()
 
-    def clone(operation: Any) -> Any:
-        chain = replace(operation)
-        head = chain[0] if chain else operation
-        chains[id(head)] = chain
-        return head
-
-    def enter(tensor: Any) -> Any:
-        # A symbolic tensor that no call has produced is an input of the model.
-        if after is None or not isinstance(tensor, keras.KerasTensor) or id(tensor) in produced:
-            return tensor
-        if id(tensor) not in entered:
-            entered[id(tensor)] = after(Point(tensor.name, 0, 0), tensor)
-        return entered[id(tensor)]
-
-    def leave(name: str, outputs: Any) -> Any:
+    def seen(name: str, outputs: Any) -> Any:
         if after is None:
             return outputs
-        call = calls.get(name, 0)
-        calls[name] = call + 1
-        seen = [after(Point(name, call, i), tensor) for i, tensor in enumerate(keras.tree.flatten(outputs))]
-        produced.update(id(tensor) for tensor in seen)
-        return keras.tree.pack_sequence_as(outputs, seen)
+        call = calls[name]
+        calls[name] += 1
+        flat = [after(Point(name, call, i), tensor) for i, tensor in enumerate(keras.tree.flatten(outputs))]
+        return keras.tree.pack_sequence_as(outputs, flat)
 
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = keras.tree.map_structure(enter, (args, kwargs))
-        chain = chains.get(id(operation), [operation])
-        if not chain:
-            return args[0]
-        outputs = leave(chain[0].name, chain[0](*args, **kwargs))
-        for link in chain[1:]:
-            outputs = leave(link.name, link(outputs))
-        return outputs
+    def chain(operation: Any) -> Callable[..., Any] | None:
+        if isinstance(operation, keras.layers.InputLayer) or graph.is_graph(operation):
+            return None
+        links = replace(operation)
 
-    return keras.models.clone_model(as_functional(model), clone_function=clone, call_function=call, recursive=True)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not links:
+                return args[0]
+            outputs = seen(links[0].name, links[0](*args, **kwargs))
+            for link in links[1:]:
+                outputs = seen(link.name, link(outputs))
+            return outputs
+
+        return run
+
+    def after_input(call: graph.Call, outputs: Any) -> Any:
+        is_input = isinstance(call.operation, keras.layers.InputLayer)
+        return seen(call.operation.name, outputs) if is_input else outputs
+
+    return graph.rebuild(model, chain, after_input)
 
 
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """Returns a new layer of the same class, config (but for `changes`), dtype float32 and weights."""
-    config = layer.get_config()
-    # A simulation computes in float32, whatever policy the caller trained with.
-    if "dtype" in config:
-        config["dtype"] = "float32"
-    new = type(layer).from_config({**config, **changes})
-    copy_state(layer, new)
-    return new
+    """Returns a new layer of the same class, config (but for `changes`) and variables, that computes in float32.
 
-
-def copy_state(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    """Builds `new` as `layer` was built and copies its variables, seeds included."""
+    A simulation computes in float32 whatever policy the caller trained with.
+    """
+    own = layer.get_config()
+    precision = {"dtype": "float32"} if "dtype" in own else {}
+    new: Any = graph.copy_operation(layer, {**precision, **changes})
     if layer.built and not new.built:
         new.build_from_config(layer.get_build_config() or {})
     for source, target in zip(layer.variables, new.variables, strict=True):
         target.assign(source)
+    return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,9 +11,10 @@ import numpy as np
 
 from bigmodel.config import Activations, QuantizeConfig
 from bigmodel.export.formats import Grid
+from bigmodel.graph import walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.layers import FakeQuantize, Quantized
-from bigmodel.quantization.rebuild import Point, copy_layer, rebuild
+from bigmodel.quantization.rebuild import After, Point, copy_layer, rebuild
 from bigmodel.quantization.table import find_weight, rule_of
 
 # What the converter fuses into the kernel before it; other activations are ops of their own in the file.
@@ -31,34 +32,22 @@ class Skipped:
     reason: str
 
 
-def canonical(model: keras.Model, *, split_activations: bool) -> keras.Model:
-    """Returns an equal float model in which every layer is what the file keeps as one op. The given one is not changed.
+def canonical(model: keras.Model) -> keras.Model:
+    """Returns an equal float model without composite layers that the file keeps as several ops. The given one stays.
 
     Args:
         model: A functional or built Sequential float model.
-        split_activations: Also split off the activations that the converter does not fuse, whose inputs are tensors of
-            the file, and end every output in an `Identity` of its name, so that a range may stand before it.
     """
-    outputs = set(model.output_names) if split_activations else set()
 
     def replace(operation: Any) -> list[Any]:
-        if not isinstance(operation, keras.layers.Layer):
-            return [operation]
         if type(operation) is keras.layers.SeparableConv2D:
-            links = list(_split_separable(operation))
-        else:
-            links = [copy_layer(operation)]
-        if split_activations:
-            links = [*links[:-1], *_split_activation(links[-1])]
-        if operation.name in outputs:
-            last = copy_layer(links[-1], name=f"{operation.name}_output")
-            links = [*links[:-1], last, keras.layers.Identity(name=operation.name)]
-        return links
+            return _split_separable(operation)
+        return [copy_layer(operation) if isinstance(operation, keras.layers.Layer) else operation]
 
     return rebuild(model, replace)
 
 
-def _split_separable(layer: keras.layers.SeparableConv2D) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+def _split_separable(layer: keras.layers.SeparableConv2D) -> list[keras.layers.Layer]:
     """The depthwise and the pointwise convolution that a separable one is made of."""
     config = layer.get_config()
     shared = {key: config[key] for key in ("strides", "padding", "data_format", "dilation_rate")}
@@ -76,10 +65,11 @@ def _split_separable(layer: keras.layers.SeparableConv2D) -> tuple[keras.layers.
     pointwise.kernel.assign(layer.pointwise_kernel)
     if layer.use_bias:
         pointwise.bias.assign(layer.bias)
-    return depthwise, pointwise
+    return [depthwise, pointwise]
 
 
 def _split_activation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Splits off an activation that the converter does not fuse: its input is a tensor of the file."""
     activation = getattr(layer, "activation", None)
     if rule_of(layer) is None or activation is None or activation in FUSED_ACTIVATIONS:
         return [layer]
@@ -87,16 +77,19 @@ def _split_activation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [linear, keras.layers.Activation(activation, name=layer.name)]
 
 
-def simulate(
-    model: keras.Model, config: QuantizeConfig, *, ranges: Ranges | None = None, momentum: float | None = None
-) -> tuple[keras.Model, tuple[Skipped, ...]]:
+def _named_output(links: list[keras.layers.Layer], name: str) -> list[keras.layers.Layer]:
+    """Ends an output in an `Identity` of its name, so that a range may stand before it."""
+    return [*links[:-1], copy_layer(links[-1], name=f"{name}_output"), keras.layers.Identity(name=name)]
+
+
+def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, tuple[Skipped, ...]]:
     """Returns the simulation of a quantized file, and what stays otherwise than asked. The given model is not changed.
 
+    A simulation with static activations has no ranges yet: `with_activations` sets them.
+
     Args:
-        model: A float model from `canonical`.
-        config: Bits and activations; `where` sees the layers of `model`.
-        ranges: For static activations: the range of every tensor that the file keeps in 8 bits.
-        momentum: For static activations: the momentum of ranges that move in training.
+        model: A functional or built Sequential float model.
+        config: Bits and activations; `where` sees the layers of `canonical(model)`.
     """
     skipped: list[Skipped] = []
 
@@ -105,21 +98,13 @@ def simulate(
             return [operation]
         return [_quantized(copy_layer(operation), config, skipped)]
 
-    def after(point: Point, tensor: Any) -> Any:
-        if point not in (ranges or {}):
-            return tensor
-        layer = FakeQuantize(momentum=momentum, name=point.layer_name)
-        layer.set_range(*ranges[point])  # type: ignore[index]
-        return layer(tensor)
-
-    return rebuild(model, replace, after if ranges else None), tuple(skipped)
+    return rebuild(canonical(model), replace), tuple(skipped)
 
 
 def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
     rule = rule_of(layer)
-    kernels = [v for v in layer.weights if len(v.shape) > 1]
     if rule is None:
-        if kernels:
+        if any(len(variable.shape) > 1 for variable in layer.weights):
             kind = type(layer).__name__
             skipped.append(Skipped(layer.name, "quantize", f"{kind} has no quantized simulation: it stays float"))
         return layer
@@ -131,8 +116,65 @@ def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[
     if bits != config.bits:
         reason = f"the runtime has no {config.bits}-bit {type(layer).__name__} kernel: its weights take {bits} bits"
         skipped.append(Skipped(layer.name, "quantize", reason))
-    inputs = rule.inputs(layer, bits) if config.activations == "dynamic" else None
-    return Quantized(layer, weights=weights, inputs=inputs)
+    return Quantized(layer, weights=weights, inputs=_input_granularity(layer, bits, config.activations))
+
+
+def _input_granularity(layer: keras.layers.Layer, bits: int, activations: Activations) -> fake.Granularity | None:
+    rule = rule_of(layer)
+    return rule.inputs(layer, bits) if rule is not None and activations == "dynamic" else None
+
+
+def with_activations(
+    simulation: keras.Model, activations: Activations, *, ranges: Ranges | None = None, momentum: float | None = None
+) -> keras.Model:
+    """Returns the simulation of another file with the same weights on the same grids. The given one is not changed.
+
+    Args:
+        simulation: A simulation.
+        activations: How the other file treats activations.
+        ranges: For static activations: the range of every tensor that the file keeps in 8 bits.
+        momentum: For static activations: the momentum of ranges that move in training.
+    """
+    outputs = set(simulation.output_names) if activations == "static" else set()
+
+    def replace(operation: Any) -> list[Any]:
+        if isinstance(operation, FakeQuantize):
+            return []
+        if not isinstance(operation, keras.layers.Layer):
+            return [operation]
+        if not isinstance(operation, Quantized):
+            links = [copy_layer(operation)]
+        else:
+            inner = _split_activation(copy_layer(operation.layer)) if activations == "static" else [operation.layer]
+            links = [_rewrapped(operation, inner[0], activations), *inner[1:]]
+        return _named_output(links, operation.name) if operation.name in outputs else links
+
+    after = _range_inserter(ranges, momentum) if ranges else None
+    return rebuild(simulation, replace, after)
+
+
+def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Activations) -> Quantized:
+    bits = next(iter(operation.quantized_weights.values())).bits
+    layer = Quantized(
+        copy_layer(inner),
+        weights=operation.quantized_weights,
+        inputs=_input_granularity(inner, bits, activations),
+        fixed=operation.fixed,
+    )
+    for source, target in zip(operation.scales, layer.scales, strict=True):
+        target.assign(source)
+    return layer
+
+
+def _range_inserter(ranges: Ranges, momentum: float | None) -> After:
+    def after(point: Point, tensor: Any) -> Any:
+        if point not in ranges:
+            return tensor
+        layer = FakeQuantize(momentum=momentum, name=point.layer_name)
+        layer.set_range(*ranges[point])
+        return layer(tensor)
+
+    return after
 
 
 def plain(simulation: keras.Model) -> keras.Model:
@@ -152,21 +194,14 @@ def plain(simulation: keras.Model) -> keras.Model:
     return rebuild(simulation, replace)
 
 
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-
-
 def quantized_layers(model: keras.Model) -> list[Quantized]:
     """Returns the model's `Quantized` layers, those of nested models too, in the order of its layers."""
-    return [layer for layer in _layers(model) if isinstance(layer, Quantized)]
+    return [layer for layer in walk(model) if isinstance(layer, Quantized)]
 
 
 def range_layers(model: keras.Model) -> dict[str, FakeQuantize]:
     """Returns the model's `FakeQuantize` layers by name."""
-    return {layer.name: layer for layer in _layers(model) if isinstance(layer, FakeQuantize)}
+    return {layer.name: layer for layer in walk(model) if isinstance(layer, FakeQuantize)}
 
 
 def is_simulation(model: keras.Model) -> bool:

@@ -1,0 +1,136 @@
+"""From a simulation to its files, and back: what the file fixes (shared scales, constant ranges) the simulation takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from bigmodel.config import Activations
+from bigmodel.errors import ConversionError
+from bigmodel.export.float import export_float
+from bigmodel.export.formats import Format, Range, Written
+from bigmodel.export.quantized import write_files
+from bigmodel.export.saved_model import input_names
+from bigmodel.quantization.rebuild import Point
+from bigmodel.quantization.simulation import grids, plain, range_layers, taps, with_activations
+
+# Samples whose values tell which tensor of the file is which; more would only cost memory.
+_PROBE_SAMPLES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """A file and the Keras model that simulates it.
+
+    Args:
+        written: The file's account.
+        simulation: The simulation, with the ranges as they stand in the file.
+    """
+
+    written: Written
+    simulation: keras.Model
+
+
+def deploy(
+    simulation: keras.Model,
+    orders: Sequence[tuple[Format, str | os.PathLike[str]]],
+    calibration: Any,
+    *,
+    io: str = "float",
+    timeout_s: float = 300,
+) -> list[Deployed | ConversionError]:
+    """Writes files that hold the simulation's weights, each with the simulation of just this file.
+
+    The given simulation is not changed.
+
+    Args:
+        simulation: A simulation.
+        orders: Format and path of each file. All have the simulation's weights; they differ in activations.
+        calibration: Input samples, in the structure that the model takes.
+        io: "float" or "int8": how a static file takes its inputs and gives its outputs.
+        timeout_s: Seconds for each conversion.
+
+    Returns:
+        For each order the file and its simulation, or the error that says why there is none.
+
+    Raises:
+        ConversionError: The float file that all are made from could not be written.
+    """
+    wants_static = any(format_.activations == "static" for format_, _ in orders)
+    source = _static(simulation) if wants_static else simulation
+    with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
+        float_path = export_float(plain(source), Path(folder, "float.tflite"), timeout_s=timeout_s)
+        known, points = _known_ranges(source, calibration) if wants_static else ([], {})
+        inputs = dict(zip(input_names(simulation), map(np.asarray, keras.tree.flatten(calibration)), strict=True))
+        written = write_files(
+            float_path, orders, grids=grids(source), ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
+        )
+    results: list[Deployed | ConversionError] = []
+    for (format_, _), account in zip(orders, written, strict=True):
+        if isinstance(account, ConversionError):
+            results.append(account)
+        else:
+            results.append(Deployed(account, _simulation_of(source, format_, account, points)))
+    return results
+
+
+def _static(simulation: keras.Model) -> keras.Model:
+    """The simulation in the form that static files need: ranges in place, or at least places for them."""
+    return simulation if range_layers(simulation) else with_activations(simulation, "static")
+
+
+def _known_ranges(static: keras.Model, calibration: Any) -> tuple[list[Range], dict[str, tuple[Point, float, float]]]:
+    """Returns the ranges of a static simulation, from its layers where it has some, else seen on calibration data."""
+    own = range_layers(static)
+    points, tapped = taps(plain(static))
+    found, places = [], {}
+    for point, (low, high, values) in zip(points, observe(tapped, calibration), strict=True):
+        layer = own.get(point.layer_name)
+        if own and layer is None:
+            continue
+        if layer is not None:
+            low, high = float(layer.low.value), float(layer.high.value)
+        found.append(Range(point.layer_name, low, high, values))
+        places[point.layer_name] = (point, low, high)
+    return found, places
+
+
+def observe(tapped: keras.Model, calibration: Any, batch_size: int = 32) -> list[tuple[float, float, np.ndarray]]:
+    """Returns for each output of a model its least and largest value, and its values on the first samples.
+
+    Args:
+        tapped: A model whose outputs are the tensors to observe.
+        calibration: Input samples, in the structure that the model takes.
+        batch_size: Samples that go through at once: all tensors of a batch are held in memory.
+    """
+    samples = len(keras.tree.flatten(calibration)[0])
+    lows, highs, first = [], [], []
+    for start in range(0, samples, batch_size):
+        batch = keras.tree.map_structure(lambda x: np.asarray(x)[start : start + batch_size], calibration)  # noqa: B023
+        values = [np.asarray(v) for v in keras.tree.flatten(tapped(batch, training=False))]
+        lows.append([float(v.min(initial=0.0)) for v in values])
+        highs.append([float(v.max(initial=0.0)) for v in values])
+        first = first or [v[:_PROBE_SAMPLES] for v in values]
+    return list(zip(np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), first, strict=True))
+
+
+def _simulation_of(
+    source: keras.Model, format_: Format, account: Written, points: Mapping[str, tuple[Point, float, float]]
+) -> keras.Model:
+    activations: Activations = format_.activations
+    if activations != "static":
+        return with_activations(source, activations)
+    ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
+    simulation = with_activations(source, "static", ranges=ranges)
+    for name, layer in range_layers(simulation).items():
+        layer.set_grid(*account.ranges[name])
+    return simulation
+
+
