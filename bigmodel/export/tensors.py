@@ -31,13 +31,14 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
     constants = _constants(path)
     samples = len(next(iter(inputs.values())))
     # A file with a loop inside has a batch size of its own.
-    batch = max(1, min([int(detail["shape_signature"][0]) for detail in details.values()]))
-    batch = samples if all(detail["shape_signature"][0] < 0 for detail in details.values()) else batch
+    fixed = [int(detail["shape_signature"][0]) for detail in details.values() if detail["shape_signature"][0] > 0]
+    batch = fixed[0] if fixed else samples
     kept: dict[str, list[np.ndarray]] = {}
     for start in range(0, samples - batch + 1, batch):
         _run(interpreter, details, {name: values[start : start + batch] for name, values in inputs.items()})
         for detail in interpreter.get_tensor_details():
-            if detail["dtype"] == np.float32 and detail["name"] not in constants:
+            # Nameless tensors are the kernels' own scratch space.
+            if detail["dtype"] == np.float32 and detail["name"] and detail["name"] not in constants:
                 kept.setdefault(detail["name"], []).append(interpreter.get_tensor(detail["index"]))
     for name, parts in kept.items():
         yield name, parts[0] if len(parts) == 1 else np.stack(parts)

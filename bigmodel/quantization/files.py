@@ -77,7 +77,7 @@ def deploy(
         if isinstance(account, ConversionError):
             results.append(account)
         else:
-            results.append(Deployed(account, _simulation_of(source, format_, account, points)))
+            results.append(Deployed(account, _simulation_of(simulation, format_, account, points)))
     return results
 
 
@@ -122,15 +122,15 @@ def observe(tapped: keras.Model, calibration: Any, batch_size: int = 32) -> list
 
 
 def _simulation_of(
-    source: keras.Model, format_: Format, account: Written, points: Mapping[str, tuple[Point, float, float]]
+    simulation: keras.Model, format_: Format, account: Written, points: Mapping[str, tuple[Point, float, float]]
 ) -> keras.Model:
     activations: Activations = format_.activations
     if activations != "static":
-        return with_activations(source, activations)
+        return with_activations(simulation, activations)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
-    simulation = with_activations(source, "static", ranges=ranges)
-    for name, layer in range_layers(simulation).items():
+    static = with_activations(simulation, "static", ranges=ranges)
+    for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
-    return simulation
+    return static
 
 

@@ -79,6 +79,8 @@ def _split_activation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def _named_output(links: list[keras.layers.Layer], name: str) -> list[keras.layers.Layer]:
     """Ends an output in an `Identity` of its name, so that a range may stand before it."""
+    if isinstance(links[-1], keras.layers.Identity):
+        return links
     return [*links[:-1], copy_layer(links[-1], name=f"{name}_output"), keras.layers.Identity(name=name)]
 
 
