@@ -1,9 +1,9 @@
 """Child processes for work that may crash, hang or chatter.
 
-A child is `python -m bigmodel.export.child TASK jobs.json results.jsonl`. The converter and the runtime are native code: a model they can't handle may end the whole process. So they work in
-a child, on files, without the GPU and under a time limit, and what they print is kept for the error message. A child
-is a fresh interpreter and not a fork, which would inherit TensorFlow's threads, nor a `multiprocessing` worker, which
-would run the caller's unguarded script again.
+The converter and the runtime are native code: a model they can't handle may end the whole process. So they work in
+a child (`python -m bigmodel.export.child TASK jobs.json results.jsonl`), on files, without the GPU and under a time
+limit, and what they print is kept for the error message. A child is a fresh interpreter and not a fork, which would
+inherit TensorFlow's threads, nor a `multiprocessing` worker, which would run the caller's unguarded script again.
 """
 
 from __future__ import annotations
