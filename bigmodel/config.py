@@ -151,6 +151,10 @@ class TrainConfig(Config):
 
     Raises:
         ArgumentError: A value is out of range.
+
+    Example:
+        >>> TrainConfig(epochs=10, learning_rate=1e-4).patience
+        3
     """
 
     epochs: int = 5
@@ -184,6 +188,10 @@ class PruneConfig(Config):
 
     Raises:
         ArgumentError: A value is out of range.
+
+    Example:
+        >>> PruneConfig(sparsity=0.8, where=lambda layer: layer.name != "head").schedule
+        'polynomial'
     """
 
     sparsity: float = 0.5
@@ -219,6 +227,10 @@ class QuantizeConfig(Config):
 
     Raises:
         ArgumentError: A value is out of range, or the combination does not exist in the runtime.
+
+    Example:
+        >>> QuantizeConfig(bits=4).activations
+        'dynamic'
     """
 
     bits: int = 8
