@@ -17,6 +17,11 @@ from bigmodel.export.child import run_batch, run_child
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 
 
+@pytest.fixture(autouse=True)
+def _tasks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # children look where their parent does
+
+
 def _wait_for(path: Path) -> None:
     limit = time.monotonic() + 20
     while not path.exists():
