@@ -124,6 +124,7 @@ def rebuild(
     replace: Callable[[keras.Operation], keras.Operation | None] | None = None,
     after: Callable[[Call, Any], Any] | None = None,
     *,
+    before: Callable[[Call, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     copy_weights: bool = False,
 ) -> keras.Model:
     """Builds a new functional model from a model, call by call.
@@ -139,6 +140,8 @@ def rebuild(
             it has to accept their arguments.
         after: `after(call, outputs) -> outputs`, called after every call (of the original; inputs are calls of their
             `InputLayer`) with the new outputs; what it returns is used in their place.
+        before: `before(call, args, kwargs) -> (args, kwargs)`, called before every call but those of inputs, with the
+            new arguments; what it returns is used in their place.
         copy_weights: Whether kept layers also keep their variables' values. Replacements keep their own.
 
     Returns:
@@ -174,6 +177,7 @@ def rebuild(
         for index, call in enumerate(graph):
             args, kwargs = substitute((call.args, dict(call.kwargs)), tensors)
             if not isinstance(call.operation, keras.layers.InputLayer):
+                args, kwargs = before(call, args, kwargs) if before else (args, kwargs)
                 outputs = renew(call, _fed(args, kwargs))(*args, **kwargs)
             elif fed is None:
                 outputs = renew(call).output
