@@ -173,9 +173,7 @@ def _marks(
             drawn.append(f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="7">{title}</circle>')
         else:
             down = 1 if (point.y < low) == higher_is_better else -1
-            drawn.append(
-                f'<path class="{css}" d="M{x - 8:.1f} {y - 6 * down:.1f}h16l-8 {13 * down}z">{title}</path>'
-            )
+            drawn.append(f'<path class="{css}" d="M{x - 8:.1f} {y - 6 * down:.1f}h16l-8 {13 * down}z">{title}</path>')
     return drawn + labels
 
 

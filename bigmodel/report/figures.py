@@ -93,8 +93,8 @@ def share_text(share: float | None) -> str:
 def ratio_text(before: float | None, after: float | None, better: str, worse: str) -> str:
     """Returns how many times less `after` is, in words.
 
-    >>> ratio_text(100, 25, "smaller", "larger"), ratio_text(1, 2, "faster", "slower"), ratio_text(5, 5, "faster", "slower")
-    ('4.00x smaller', '2.00x slower', 'the same')
+    >>> ratio_text(100, 25, "smaller", "larger"), ratio_text(1, 2, "faster", "slower")
+    ('4.00x smaller', '2.00x slower')
     """
     if before is None or after is None or before <= 0 or after <= 0:
         return MISSING
@@ -123,7 +123,7 @@ def drop_text(record: Record, drop: float | None) -> str:
 
 
 def reference_metric(record: Record) -> float | None:
-    """Returns the metric the candidates are compared with: the float file's on their own samples, else the baseline's."""
+    """Returns the metric the candidates are compared with: the float file's on their samples, else the baseline's."""
     for candidate in record.candidates:
         if candidate.get("format") == record.baseline.get("format", "float32") and not candidate.get("steps"):
             return number(candidate, "metric")
@@ -154,7 +154,9 @@ def missed(record: Record) -> list[str]:
     ):
         value, bound = number(final, key), number(bounds, label)
         if value is not None and bound is not None and value > bound:
-            phrases.append(f"{'the file has' if label == 'size' else 'a call takes'} {text(value)}, {text(bound)} is allowed")
+            phrases.append(
+                f"{'the file has' if label == 'size' else 'a call takes'} {text(value)}, {text(bound)} is allowed"
+            )
     return phrases
 
 

@@ -41,10 +41,8 @@ def page(record: Record) -> str:
         _comparison(record),
         _candidates(record),
         _scatter(record),
-        f'<div class="pair">{_steps(record)}{_classes(record)}</div>',
+        _pair(_steps(record) + _skipped(record) + _notes(record), _classes(record)),
         _operations(record),
-        _skipped(record),
-        _notes(record),
         _environment(record),
     ]
     return (
@@ -95,7 +93,14 @@ def _cards(record: Record) -> list[str]:
         ratio = ratio_text(a, b, *words)
         top = max(a, b)
         cards.append(
-            _card(label, text(b), bar(b / top, here=True, title=f"{text(b)} of {text(a)}"), f"{text(a)} before", ratio, b > a)
+            _card(
+                label,
+                text(b),
+                bar(b / top, here=True, title=f"{text(b)} of {text(a)}"),
+                f"{text(a)} before",
+                ratio,
+                b > a,
+            )
         )
     a, b = number(before, "metric"), number(after, "metric")
     if b is not None:
@@ -104,13 +109,20 @@ def _cards(record: Record) -> list[str]:
         picture = strip(b, low, high, bound, here=True, title=f"{metric_text(b)}, bound {metric_text(bound)}")
         note = f"{metric_text(a)} before"
         cards.append(
-            _card(record.metric, metric_text(b), picture, note, drop_text(record, drop), drop is not None and drop > record.max_drop)
+            _card(
+                record.metric,
+                metric_text(b),
+                picture,
+                note,
+                drop_text(record, drop),
+                drop is not None and drop > record.max_drop,
+            )
         )
     return cards
 
 
 def _card(label: str, value: str, picture: str, note: str, change: str, worse: bool) -> str:
-    change = "" if change == MISSING else f' &middot; <b{" class=worse" if worse else ""}>{_text(_fine(change))}</b>'
+    change = "" if change == MISSING else f" &middot; <b{' class=worse' if worse else ''}>{_text(_fine(change))}</b>"
     return (
         f'<div class="card"><div class="label">{_text(label)}</div><div class="value">{_text(_fine(value))}</div>'
         f'{picture}<div class="note">{_text(_fine(note))}{change}</div></div>'
@@ -162,7 +174,8 @@ def _candidates(record: Record) -> str:
     rows = [_candidate(record, c, (low, high, bound), largest, slowest) for c in record.candidates]
     heads = ("file", "size", "latency", record.metric, "why")
     head = "".join(f"<th>{_text(h)}</th>" for h in heads)
-    table = f'<div class="scroll"><table class="made"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    table = f'<div class="scroll"><table class="made">{body}</table></div>'
     counts = {number(c, "samples") for c in record.candidates} - {None}
     samples = f"compared on {max(counts):,.0f} samples; " if counts else ""
     return _section("Files made", table, f"{samples}the line on the {record.metric} axis is what max_drop allows")
@@ -176,12 +189,18 @@ def _candidate(
     size, latency, metric = (number(entry, key) for key in ("size_bytes", "latency_ms", "metric"))
     gzip_size, p95 = number(entry, "gzip_bytes"), number(entry, "latency_p95_ms")
     cells = []
-    for value, text, top, title in (
-        (size, size_text(size), largest, f"gzip {size_text(gzip_size)}"),
-        (latency, latency_text(latency, micro=micro), slowest, f"95 % of calls {latency_text(p95, micro=micro)}"),
+    for label, value, text, top, title in (
+        ("size", size, size_text(size), largest, f"gzip {size_text(gzip_size)}"),
+        (
+            "latency",
+            latency,
+            latency_text(latency, micro=micro),
+            slowest,
+            f"95 % below {latency_text(p95, micro=micro)}",
+        ),
     ):
         picture = "" if value is None else bar(value / top, here=here, title=_fine(f"{text}, {title}"))
-        cells.append(f'<td class="bar">{_text(_fine(text))}{picture}</td>')
+        cells.append(f'<td class="bar" data-label="{label}">{_text(_fine(text))}{picture}</td>')
     picture, change = "", ""
     if metric is not None:
         drop = number(entry, "metric_drop")
@@ -191,11 +210,11 @@ def _candidate(
         agreement = number(entry, "agreement")
         title = f"{metric_text(metric)}" + ("" if agreement is None else f", agreement {share_text(agreement)}")
         picture = strip(metric, low, high, bound, here=here, title=title)
-    cells.append(f'<td class="bar">{metric_text(metric)}{change}{picture}</td>')
+    cells.append(f'<td class="bar" data-label="{_text(record.metric)}">{metric_text(metric)}{change}{picture}</td>')
     tag = '<span class="tag">chosen</span>' if here else ""
     status = _text(entry.get("status", ""))
     return (
-        f'<tr class="{status}"><td class="name">{_text(entry.get("name", ""))}{tag}</td>{"".join(cells)}'
+        f'<tr class="{status}"><td class="name">{_breakable(entry.get("name", ""))}{tag}</td>{"".join(cells)}'
         f'<td class="why">{_text(_fine(str(entry.get("reason") or "")))}</td></tr>'
     )
 
@@ -309,6 +328,12 @@ def _footer(record: Record) -> str:
     return f"<footer>bigmodel {_text(record.bigmodel)} &middot; {_text(duration_text(record.seconds))} in all</footer>"
 
 
+def _pair(left: str, right: str) -> str:
+    """Returns two columns side by side where there is room; an empty one leaves its place to the other."""
+    columns = "".join(f'<div class="stack">{column}</div>' for column in (left, right) if column)
+    return f'<div class="pair">{columns}</div>' if columns else ""
+
+
 def _section(title: str, body: str, note: str) -> str:
     side = f"<p>{_text(note)}</p>" if note else ""
     return f"<section><header><h2>{_text(title)}</h2>{side}</header>{body}</section>"
@@ -336,6 +361,11 @@ def _samples(figures: Mapping[str, Any]) -> str:
 
 def _text(value: object) -> str:
     return html.escape(str(value))
+
+
+def _breakable(name: object) -> str:
+    """Returns a name that may break after its joints instead of anywhere."""
+    return re.sub(r"([+_/])", r"\1<wbr>", _text(name))
 
 
 def _fine(text: str) -> str:

@@ -73,7 +73,7 @@ class Record:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the record as a new dict that JSON can carry, with its version; figures that are no numbers are null."""
+        """Returns the record as a new dict that JSON can carry, with its version; what is no finite number is null."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "extra"}
         return copy.deepcopy({"version": RECORD_VERSION, **fields, **self.extra})
 

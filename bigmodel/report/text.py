@@ -52,7 +52,11 @@ def render(record: Record, *, width: int = 100, color: bool = False) -> str:
         Lines without trailing space, ASCII but for what the record itself holds.
     """
     console = Console(
-        file=io.StringIO(), width=width, color_system="standard" if color else None, force_terminal=color, legacy_windows=False
+        file=io.StringIO(),
+        width=width,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        legacy_windows=False,
     )
     console.print(renderable(record, width=width))
     assert isinstance(console.file, io.StringIO)
