@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields name and values of every float tensor that the file computes, inputs included, weights not.
+
+    The tensors in the body of a loop are not among them.
 
     Args:
         path: A float .tflite file with one signature.
@@ -39,9 +42,11 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
         for detail in interpreter.get_tensor_details():
             # Nameless tensors are the kernels' own scratch space.
             if detail["dtype"] == np.float32 and detail["name"] and detail["name"] not in constants:
-                kept.setdefault(detail["name"], []).append(interpreter.get_tensor(detail["index"]))
+                with contextlib.suppress(ValueError):  # a tensor that the runtime has optimised away has no values
+                    kept.setdefault(detail["name"], []).append(interpreter.get_tensor(detail["index"]))
     for name, parts in kept.items():
-        yield name, parts[0] if len(parts) == 1 else np.stack(parts)
+        if parts:
+            yield name, parts[0] if len(parts) == 1 else np.stack(parts)
 
 
 def _run(interpreter: Interpreter, details: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:

@@ -22,12 +22,13 @@ from bigmodel.export.formats import Format, format_named
 from bigmodel.export.tensors import float_tensors
 
 _Op = qtyping.TFLOperationName
-# Ops with a weight among their inputs, the weight's place among them and the axis of its channels.
-_WEIGHTED = {
+# Ops with a weight among their inputs, the weight's place among them and the axis of its channels (`None`: one scale).
+_WEIGHTED: dict[Any, tuple[int, int | None]] = {
     _Op.FULLY_CONNECTED: (1, 0),
     _Op.CONV_2D: (1, 0),
     _Op.DEPTHWISE_CONV_2D: (1, 3),
     _Op.CONV_2D_TRANSPOSE: (1, 0),
+    _Op.GATHER: (0, None),
 }
 # A weight of the file is a trained one if it lies this close to its grid, in parts of a step. Folding a normalisation
 # into a kernel rounds each weight to float32 twice, which moves it by about 1e-5 steps of an 8-bit grid.
@@ -68,7 +69,7 @@ class _Source:
         self.range_of_tensor: dict[str, tuple[float, float]] = {}
         self.tensor_of_range: dict[str, str] = {}
 
-    def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int, Any]]:
+    def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int | None, Any]]:
         """Yields subgraph, op, its name, its channel axis and its weight tensor, for constant float weights."""
         for graph in self.model.subgraphs:
             for op in graph.operators:
@@ -85,12 +86,11 @@ class _Source:
         """Finds for each weighted op of the file the trained grid that its weight lies on."""
         placed = []
         for graph, op, name, axis, (tensor, values) in self._weighted_ops():
-            channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+            channels = _channels(values, axis)
             for grid in grids:
                 scale = _channel_scale(channels, grid["codes"])
                 if scale is not None:
-                    shape = [1] * values.ndim
-                    shape[axis] = -1
+                    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
                     placed.append(
                         {
                             "grid": grid["name"],
@@ -98,7 +98,8 @@ class _Source:
                             "op": name,
                             "scope": tfl_flatbuffer_utils.get_op_scope(op, graph.tensors),
                             "tensor": tfl_flatbuffer_utils.get_tensor_name(tensor),
-                            "bound": (scale * (2 ** (grid["bits"] - 1) - 1)).reshape(shape).astype(np.float32),
+                            "output": tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.outputs[0]]),
+                            "scale": scale.reshape(shape),
                         }
                     )
                     break
@@ -128,37 +129,59 @@ class _Source:
             _cast_to_float16(work)
         elif format_.activations == "static":
             work.add_static_config(".*", _Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-            self._leave_float(work, {place["scope"] for place in self.placed}, io)
-        else:
-            for place in self.placed:
-                add = work.add_dynamic_config if format_.activations == "dynamic" else work.add_weight_only_config
-                add(f"^{re.escape(place['scope'])}$", place["op"], num_bits=place["bits"])
+            self._leave_float(work, io)
+        for place in self.placed if format_.quantized else ():
+            self._order_weight(work, place, format_)
         result = work.quantize(calibration_result=self._calibration(format_), enable_progress_report=False)
         partial = path.with_name(path.name + ".partial")
         partial.write_bytes(result.quantized_model)
         os.replace(partial, path)
         return self._read_back(path, format_)
 
-    def _leave_float(self, work: quantizer.Quantizer, quantized: set[str], io: str) -> None:
-        for graph, op, name, _, _ in self._weighted_ops():
-            scope = tfl_flatbuffer_utils.get_op_scope(op, graph.tensors)
-            if scope not in quantized:
-                work.update_quantization_recipe(f"^{re.escape(scope)}$", name, None, quantizer.AlgorithmName.NO_QUANTIZE)
+    def _order_weight(self, work: quantizer.Quantizer, place: dict[str, Any], format_: Format) -> None:
+        scope, name = f"^{re.escape(place['scope'])}$", place["op"]
+        if name == _Op.GATHER:
+            # The runtime looks up integer rows only where they stay integer, so this op alone is static.
+            work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=place["bits"])
+        elif format_.activations == "float":
+            work.add_weight_only_config(scope, name, num_bits=place["bits"])
+        elif format_.activations == "dynamic" or place["scope"] in self._scopes_in_loops():
+            work.add_dynamic_config(scope, name, num_bits=place["bits"])
+
+    def _scopes_in_loops(self) -> set[str]:
+        """Ops in the body of a loop. They have no static ranges: the values of a turn can't be read from outside."""
+        graphs = self.model.subgraphs[1:]
+        return {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph in graphs for op in graph.operators}
+
+    def _leave_float(self, work: quantizer.Quantizer, io: str) -> None:
+        """Takes out of a static file the weights without a grid, the bodies of loops, and its ends for float io."""
+        placed = {place["scope"] for place in self.placed}
+        scopes = {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph, op, *_ in self._weighted_ops()}
+        for scope in (scopes - placed) | self._scopes_in_loops():
+            rule = f"^{re.escape(scope)}$"
+            work.update_quantization_recipe(rule, _Op.ALL_SUPPORTED, None, quantizer.AlgorithmName.NO_QUANTIZE)
         if io == "float":
             for end in (_Op.INPUT, _Op.OUTPUT):
                 work.update_quantization_recipe(".*", end, None, quantizer.AlgorithmName.NO_QUANTIZE)
 
     def _calibration(self, format_: Format) -> dict[str, Any]:
+        """The quantizer's calibration dictionary: it derives scales from ranges, so each is the range of its grid."""
         if not format_.quantized:
             return {}
-        bounds = {p["tensor"]: {"min": -p["bound"], "max": p["bound"]} for p in self.placed}
-        if format_.activations != "static":
-            return bounds
-        ranges = {
-            name: {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)}
-            for name, (low, high) in self.range_of_tensor.items()
-        }
-        return {**ranges, **bounds}
+        known = {}
+        if format_.activations == "static":
+            for name, (low, high) in self.range_of_tensor.items():
+                known[name] = {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)}
+        for place in self.placed:
+            limit = 2 ** (place["bits"] - 1) - 1
+            if place["op"] == _Op.GATHER:
+                # Asymmetric: -128..127 steps make the zero point 0. Rows come out on the grid of the table.
+                grid = {"min": -(limit + 1) * place["scale"], "max": limit * place["scale"]}
+                known[place["output"]] = {key: np.reshape(value, (1, 1)) for key, value in grid.items()}
+            else:
+                grid = {"min": -limit * place["scale"], "max": limit * place["scale"]}
+            known[place["tensor"]] = grid
+        return known
 
     def _read_back(self, path: Path, format_: Format) -> dict[str, Any]:
         written = flatbuffer_utils.read_model(str(path))
@@ -192,7 +215,14 @@ def _channel_scale(channels: np.ndarray, codes: np.ndarray) -> np.ndarray | None
     if np.any(off_grid > _TOLERANCE * np.abs(factor)):
         return None
     # A channel of zeros lies on any grid.
-    return np.where(factor != 0, np.abs(factor), 1.0)
+    return np.where(factor != 0, np.abs(factor), 1.0).astype(np.float32)
+
+
+def _channels(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """Returns the values as (channels, values per channel)."""
+    if axis is None:
+        return values.reshape(1, -1)
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def _same(values: np.ndarray, expected: np.ndarray) -> bool:
@@ -219,8 +249,7 @@ def _holds(written: Any, tensors: dict[str, Any], place: dict[str, Any], codes: 
     if tensor is None or tensor.quantization is None or tensor.quantization.scale is None:
         return False
     stored = stored_codes(written, tensor, place["bits"])
-    axis = tensor.quantization.quantizedDimension
-    channels = np.moveaxis(stored, axis, 0).reshape(codes.shape)
+    channels = _channels(stored, _WEIGHTED[place["op"]][1])
     sign = np.where((channels.astype(int) * codes).sum(axis=1, keepdims=True) < 0, -1, 1)
     return bool(np.array_equal(channels * sign, codes))
 

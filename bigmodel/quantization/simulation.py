@@ -71,7 +71,8 @@ def _split_separable(layer: keras.layers.SeparableConv2D) -> list[keras.layers.L
 def _split_activation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Splits off an activation that the converter does not fuse: its input is a tensor of the file."""
     activation = getattr(layer, "activation", None)
-    if rule_of(layer) is None or activation is None or activation in FUSED_ACTIVATIONS:
+    rule = rule_of(layer)
+    if rule is None or rule.in_loop or activation is None or activation in FUSED_ACTIVATIONS:
         return [layer]
     linear = copy_layer(layer, activation="linear", name=f"{layer.name}_linear")
     return [linear, keras.layers.Activation(activation, name=layer.name)]
@@ -118,12 +119,16 @@ def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[
     if bits != config.bits:
         reason = f"the runtime has no {config.bits}-bit {type(layer).__name__} kernel: its weights take {bits} bits"
         skipped.append(Skipped(layer.name, "quantize", reason))
+    if rule.remark and config.activations != "float":
+        skipped.append(Skipped(layer.name, "quantize", rule.remark))
     return Quantized(layer, weights=weights, inputs=_input_granularity(layer, bits, config.activations))
 
 
 def _input_granularity(layer: keras.layers.Layer, bits: int, activations: Activations) -> fake.Granularity | None:
     rule = rule_of(layer)
-    return rule.inputs(layer, bits) if rule is not None and activations == "dynamic" else None
+    if rule is None or activations == "float" or (activations == "static" and not rule.in_loop):
+        return None
+    return rule.inputs(layer, bits)
 
 
 def with_activations(
@@ -187,7 +192,7 @@ def plain(simulation: keras.Model) -> keras.Model:
             return []
         if not isinstance(operation, Quantized):
             return [copy_layer(operation) if isinstance(operation, keras.layers.Layer) else operation]
-        layer = copy_layer(operation.layer)
+        layer = copy_layer(operation.layer, name=operation.name)
         for path, variable, quantization, scale in operation.grids():
             codes = fake.weight_codes(variable.value, scale, quantization.bits)
             find_weight(layer, path).assign(codes * scale)

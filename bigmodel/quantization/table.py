@@ -62,11 +62,15 @@ class LayerRule:
         weights: Channel axes of the file's grid, by the weight's path inside the layer.
         inputs: The granularity of the input's range in a dynamic file, from the layer and its bits.
         bits: The bits that the runtime's kernel of this layer takes.
+        in_loop: Whether the kernels run in the body of a loop: there they stay dynamic in a static file too.
+        remark: What of the file the simulation does not show, for the report.
     """
 
     weights: dict[str, tuple[int, ...]]
     inputs: InputRule
     bits: tuple[int, ...] = (8, 4)
+    in_loop: bool = False
+    remark: str = ""
 
     def weight_quantization(self, bits: int) -> dict[str, WeightQuantization]:
         """Returns the quantization of each weight at the closest bits that the kernel takes."""
@@ -91,11 +95,26 @@ def _none(layer: keras.layers.Layer, bits: int) -> None:
     return None
 
 
+def _recurrent(cell: str) -> LayerRule:
+    # The kernel sees the vector of one time step at once, so that a row is what the runtime quantizes.
+    return LayerRule(
+        {f"{cell}/kernel": (-1,), f"{cell}/recurrent_kernel": (-1,)},
+        _rows,
+        in_loop=True,
+        remark="its weights are quantized; the runtime also quantizes its state at every time step, unlike the simulation",
+    )
+
+
 RULES: dict[type[keras.layers.Layer], LayerRule] = {
     keras.layers.Dense: LayerRule({"kernel": (-1,)}, _rows),
     keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution),
     keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution),
     keras.layers.DepthwiseConv2D: LayerRule({"kernel": (-2, -1)}, _samples, bits=(8,)),
+    # One scale for the whole table: rows are looked up as integers, and the file has a single scale for them.
+    keras.layers.Embedding: LayerRule({"embeddings": ()}, _none, bits=(8,)),
+    keras.layers.LSTM: _recurrent("lstm_cell"),
+    keras.layers.GRU: _recurrent("gru_cell"),
+    keras.layers.SimpleRNN: _recurrent("simple_rnn_cell"),
 }
 
 
