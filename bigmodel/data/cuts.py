@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bigmodel.data.order import with_length
+
 _SAMPLES_PER_CLASS = 4
 """Integer targets with fewer samples per value than this are taken as quantities, not as classes."""
 
@@ -98,14 +100,8 @@ def cut_stream(stream: tf.data.Dataset, fraction: float) -> tuple[tf.data.Datase
     numbered = stream.enumerate()
     kept = numbered.filter(lambda i, _: tf.logical_not(spread(i, fraction)))
     cut = numbered.filter(lambda i, _: spread(i, fraction))
-    sizes: list[int | None] = [None, None]
-    size = int(stream.cardinality())
+    size, chosen = int(stream.cardinality()), -1
     if size >= 0:
         chosen = int(spread(np.arange(size), fraction).sum())
-        sizes = [size - chosen, chosen]
-    parts = [part.map(lambda _, element: element) for part in (kept, cut)]
-    kept, cut = (
-        part if count is None else part.apply(tf.data.experimental.assert_cardinality(count))
-        for part, count in zip(parts, sizes, strict=True)
-    )
-    return kept, cut
+    kept, cut = (part.map(lambda _, element: element) for part in (kept, cut))
+    return with_length(kept, size - chosen if size >= 0 else -1), with_length(cut, chosen)

@@ -12,6 +12,8 @@ import tensorflow as tf
 from bigmodel.data.elements import named_leaves
 from bigmodel.errors import DataError
 
+Shape = tuple[int | None, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -24,10 +26,10 @@ class Form:
     """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
 
-    def fit_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    def fit_shape(self, shape: Shape) -> Shape | None:
         """Returns the shape that the input takes, a last axis of one added or dropped as Keras does; `None`: none fits.
 
         Example:
@@ -40,14 +42,15 @@ class Form:
         elif missing == -1 and shape[-1] == 1:
             shape = shape[:-1]
         fits = len(shape) == len(self.shape) and all(
-            want in (None, have) for want, have in zip(self.shape[1:], shape[1:], strict=True)
+            want is None or have in (None, want) for want, have in zip(self.shape[1:], shape[1:], strict=True)
         )
         return shape if fits else None
 
     def fit_array(self, array: np.ndarray) -> np.ndarray:
         """Returns the array in the input's shape and dtype; no copy is made where it has both."""
-        shape = self.fit_shape(array.shape)
-        array = array if shape is None else array.reshape(shape)
+        missing = len(self.shape) - array.ndim
+        if missing:
+            array = array[..., np.newaxis] if missing > 0 else array.squeeze(-1)
         return array if self.dtype == "string" else array.astype(tf.as_dtype(self.dtype).as_numpy_dtype, copy=False)
 
     def fit_tensor(self, tensor: tf.Tensor) -> tf.Tensor:

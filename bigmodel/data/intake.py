@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import keras
@@ -50,7 +50,8 @@ def as_source(value: Any, name: str, input_shapes: Shapes | None = None) -> Sour
             expected="data that starts anew whenever it is iterated",
             fix="Pass the function that makes the generator, not the generator: make_batches, not make_batches().",
         )
-    return stream_of_iterable(_maker(value, name), name, input_shapes)
+    length = len(value) if isinstance(value, Sized) else -1
+    return stream_of_iterable(_maker(value, name), name, input_shapes, length)
 
 
 def _is_arrays(value: Any) -> bool:

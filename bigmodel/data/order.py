@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -37,10 +37,10 @@ def epochs(epoch: Epoch) -> tf.data.Dataset:
     """Returns a dataset of one int64: the epoch that this iteration is."""
     counter = itertools.count()
 
-    def current() -> Iterator[int]:
-        yield int(epoch()) if callable(epoch) else next(counter) if epoch is None else epoch
+    def current() -> np.int64:
+        return np.int64(epoch() if callable(epoch) else next(counter) if epoch is None else epoch)
 
-    return tf.data.Dataset.from_generator(current, output_signature=tf.TensorSpec((), tf.int64))
+    return tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(current, [], tf.int64), ()))
 
 
 def ordered_rows(rows: np.ndarray, batch_size: int, *, shuffle: bool, seed: int, epoch: Epoch) -> tf.data.Dataset:
@@ -67,7 +67,7 @@ def ordered_rows(rows: np.ndarray, batch_size: int, *, shuffle: bool, seed: int,
 
     if not shuffle:
         return batches_of(tf.constant(rows))
-    return epochs(epoch).flat_map(shuffled).apply(tf.data.experimental.assert_cardinality(count))
+    return with_length(epochs(epoch).flat_map(shuffled), count)
 
 
 def shuffled_stream(stream: tf.data.Dataset, buffer: int, *, seed: int, epoch: Epoch) -> tf.data.Dataset:
@@ -82,7 +82,14 @@ def shuffled_stream(stream: tf.data.Dataset, buffer: int, *, seed: int, epoch: E
 
     def shuffled(number: tf.Tensor) -> tf.data.Dataset:
         # A seed of its own for every epoch: `reshuffle_each_iteration` would tie the order to the iterator's past.
+        # The global seed, which tf.data mixes in, is replaced within this function's graph only.
+        tf.random.set_seed(1)
         drawn = tf.numpy_function(lambda e: np.random.default_rng((seed, int(e))).integers(2**31), [number], tf.int64)
         return stream.shuffle(buffer, seed=tf.ensure_shape(drawn, ()), reshuffle_each_iteration=False)
 
-    return epochs(epoch).flat_map(shuffled).apply(tf.data.experimental.assert_cardinality(stream.cardinality()))
+    return with_length(epochs(epoch).flat_map(shuffled), int(stream.cardinality()))
+
+
+def with_length(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
+    """Tells tf.data the length of a dataset that it can't derive; a negative one is unknown."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 else dataset

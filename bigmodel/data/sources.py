@@ -56,7 +56,8 @@ class Columns:
     def _tensors(self) -> list[tf.Tensor] | None:
         if sum(leaf.nbytes for leaf in self._leaves) > _COPY_BYTES or any(map(_is_mapped, self._leaves)):
             return None
-        with tf.device("CPU:0"):
+        # First asked for while tf.data traces `gather`: the tensors must outlive that graph.
+        with tf.init_scope(), tf.device("CPU:0"):
             return [tf.constant(leaf) for leaf in self._leaves]
 
     def take(self, rows: np.ndarray | slice) -> tuple[Any, ...]:

@@ -70,7 +70,8 @@ class Split:
                 iteration to build a model, so a run that has to resume exactly passes a function.
 
         Returns:
-            A dataset of `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Several inputs are a tuple or a dict.
+            A dataset of `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Several inputs are a tuple or a dict. Pass
+            `shuffle=False` to `fit` with it: Keras' own shuffling is for arrays, and it warns.
 
         Raises:
             ArgumentError: A value is out of range.

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from bigmodel.data.cuts import cut_stream, spread
 from bigmodel.data.elements import PARTS, floatx, join, to_elements
-from bigmodel.data.order import Epoch, ordered_rows, shuffled_stream
+from bigmodel.data.inputs import Form
+from bigmodel.data.order import Epoch, ordered_rows, shuffled_stream, with_length
 from bigmodel.data.sources import ArraySource, Columns, Source
 from bigmodel.errors import DataError, describe
 
@@ -180,13 +181,16 @@ def to_element(element: Any, name: str) -> tuple[Any, ...]:
     return keras.tree.map_structure(lambda leaf: leaf.astype(floatx(leaf)) if floatx(leaf) else leaf, elements)
 
 
-def stream_of_iterable(make: Callable[[], Iterator[Any]], name: str, input_shapes: Shapes | None) -> StreamSource:
+def stream_of_iterable(
+    make: Callable[[], Iterator[Any]], name: str, input_shapes: Shapes | None, length: int = -1
+) -> StreamSource:
     """Makes a stream of an iterable that can be started again.
 
     Args:
         make: Returns a fresh iterator.
         name: The split's name, for errors.
         input_shapes: Shapes of the model's inputs, if known.
+        length: Number of its elements; negative if unknown.
 
     Raises:
         DataError: It yields nothing, or elements of different structure.
@@ -209,7 +213,7 @@ def stream_of_iterable(make: Callable[[], Iterator[Any]], name: str, input_shape
     stream = tf.data.Dataset.from_generator(
         lambda: (to_element(element, name) for element in make()), output_signature=signature(first, batched=batched)
     )
-    return StreamSource(stream, batched, name)
+    return StreamSource(with_length(stream, length), batched, name)
 
 
 def stream_of_dataset(dataset: tf.data.Dataset, name: str, input_shapes: Shapes | None) -> StreamSource:
@@ -234,15 +238,14 @@ def stream_of_dataset(dataset: tf.data.Dataset, name: str, input_shapes: Shapes 
         first = next(iter(dataset.take(1)), None)
         if first is None:
             raise empty(name, "a dataset without elements")
-        unknown = tf.nest.map_structure(lambda t: [None] * len(t.shape), first)
-        ranks = tf.nest.flatten_up_to(spec, unknown)
-        dataset = dataset.map(
-            lambda *e: tf.nest.pack_sequence_as(
-                spec, [tf.ensure_shape(t, r) for t, r in zip(tf.nest.flatten(e), ranks, strict=True)]
-            )
-        )
-        spec = dataset.element_spec
-    shapes = [[tuple(s.shape) for s in tf.nest.flatten(part)] for part in spec]
+        ranks = [tf.TensorShape([None] * tensor.shape.rank) for tensor in tf.nest.flatten(first)]
+
+        def ranked(*element: Any) -> Any:
+            leaves = zip(tf.nest.flatten(element), ranks, strict=True)
+            return tf.nest.pack_sequence_as(spec, [tf.ensure_shape(leaf, rank) for leaf, rank in leaves])
+
+        dataset = dataset.map(ranked)
+    shapes = [[tuple(s.shape) for s in tf.nest.flatten(part)] for part in dataset.element_spec]
     return StreamSource(dataset, is_batched(shapes, input_shapes), name)
 
 
@@ -275,13 +278,8 @@ def is_batched(shapes: Sequence[Shapes], input_shapes: Shapes | None = None) -> 
 
 
 def _fits(shape: tuple[int | None, ...], model: tuple[int | None, ...]) -> bool:
-    # Keras adds or drops a last axis of one.
-    for candidate in (shape, (*shape, 1), shape[:-1] if shape[-1:] == (1,) else shape):
-        if len(candidate) == len(model) and all(
-            a is None or b is None or a == b for a, b in zip(candidate[1:], model[1:], strict=True)
-        ):
-            return True
-    return False
+    fitted = Form("", tuple(model), "").fit_shape(shape)
+    return fitted is not None
 
 
 def signature(elements: Sequence[tuple[Any, ...]], *, batched: bool) -> tuple[Any, ...]:
