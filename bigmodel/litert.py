@@ -335,16 +335,16 @@ def _as_input(value: Any, info: TensorInfo) -> np.ndarray:
 def _fit_rank(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Adds or drops a last axis of size 1, as Keras does, and checks every other axis."""
     rank = len(info.shape)
+    received, single = array.shape, array.shape == info.shape[1:]
     if array.ndim == rank - 1 and rank > 1 and info.shape[-1] == 1:
         array = array[..., None]
     elif array.ndim == rank + 1 and array.shape[-1] == 1:
         array = array[..., 0]
     wanted = info.shape[1:]
     if array.ndim != rank or any(n is not None and n != m for n, m in zip(wanted, array.shape[1:], strict=True)):
-        single = array.ndim == rank - 1 and array.shape == wanted
         raise DataError(
             f"Input {info.name!r} has the wrong shape.",
-            received=f"shape {array.shape}",
+            received=f"shape {received}",
             expected=f"shape ({', '.join(['samples', *(str(n) if n is not None else 'any' for n in wanted)])})",
             fix="Add the sample axis: x[None]." if single else "Reshape the input; its first axis is the sample.",
         )

@@ -176,7 +176,7 @@ def _candidates(record: Record) -> str:
     head = "".join(f"<th>{_text(h)}</th>" for h in heads)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     table = f'<div class="scroll"><table class="made">{body}</table></div>'
-    counts = {number(c, "samples") for c in record.candidates} - {None}
+    counts = [count for c in record.candidates if (count := number(c, "samples")) is not None]
     samples = f"compared on {max(counts):,.0f} samples; " if counts else ""
     return _section("Files made", table, f"{samples}the line on the {record.metric} axis is what max_drop allows")
 
