@@ -46,7 +46,7 @@ def strip(value: float, low: float, high: float, bound: float | None, *, here: b
     def place(v: float) -> float:
         return 3 + 94 * min(max((v - low) / (high - low), 0.0), 1.0)
 
-    mark = "" if bound is None else f'<path class="bound" d="M{place(bound):.1f}% 0v10"/>'
+    mark = ""
     if bound is not None:
         x = f"{place(bound):.1f}%"
         mark = f'<line class="bound" x1="{x}" x2="{x}" y1="0" y2="10" style="stroke-dasharray:none"/>'

@@ -211,7 +211,7 @@ def _candidate(
         title = f"{metric_text(metric)}" + ("" if agreement is None else f", agreement {share_text(agreement)}")
         picture = strip(metric, low, high, bound, here=here, title=title)
     cells.append(f'<td class="bar" data-label="{_text(record.metric)}">{metric_text(metric)}{change}{picture}</td>')
-    tag = '<span class="tag">chosen</span>' if here else ""
+    tag = ' <span class="tag">chosen</span>' if here else ""
     status = _text(entry.get("status", ""))
     return (
         f'<tr class="{status}"><td class="name">{_breakable(entry.get("name", ""))}{tag}</td>{"".join(cells)}'

@@ -58,7 +58,7 @@ STYLE = """
 .bm tr.failed td.name, .bm tr.failed td.why { color:var(--bad); }
 .bm table.made td:first-child { padding-left:10px; }
 .bm table.made th:first-child { padding-left:10px; }
-.bm .tag { display:inline-block; margin-left:8px; padding:0 8px; border-radius:99px; background:var(--accent);
+.bm .tag { display:inline-block; padding:0 8px; border-radius:99px; background:var(--accent);
   color:var(--card);
   font-size:11.5px; font-weight:600; vertical-align:1px; }
 .bm .good-text { color:var(--good); } .bm .bad-text { color:var(--bad); } .bm .muted { color:var(--muted); }
