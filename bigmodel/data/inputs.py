@@ -61,15 +61,30 @@ class Form:
         return tf.ensure_shape(tf.cast(tensor, self.dtype), (None, *self.shape[1:]))
 
 
+def declared(model: Any, side: str) -> Any:
+    """Returns the structure of the model's symbolic inputs or outputs; `None` if it declares none.
+
+    Args:
+        model: A Keras model.
+        side: "input" or "output".
+    """
+    try:
+        tensors = getattr(model, f"{side}s")
+    except (AttributeError, ValueError):
+        return None
+    if not tensors:
+        return None
+    # `Sequential.input` is that of its last call as a layer, if any.
+    is_functional = any(base.__name__ == "Functional" for base in type(model).__mro__)
+    return getattr(model, side) if is_functional else list(tensors)
+
+
 def input_forms(model: Any) -> Any:
     """Returns the model's inputs as a structure of `Form`; `None` if the model does not declare them.
 
     Subclassed models and Sequential models without an input shape do not.
     """
-    try:
-        inputs = model.input if model.inputs else None
-    except (AttributeError, ValueError):
-        return None
+    inputs = declared(model, "input")
     if inputs is None:
         return None
     return keras.tree.map_structure(

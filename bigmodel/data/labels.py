@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from bigmodel.data.elements import named_leaves
+from bigmodel.data.inputs import declared
 from bigmodel.errors import DataError
 
 Shape = tuple[int | None, ...]
@@ -38,10 +39,7 @@ def needs_labels(model: Any) -> bool:
 def targets(model: Any) -> list[Target]:
     """Returns the model's outputs with their losses; a subclassed model counts as one output of unknown shape."""
     loss = getattr(model, "loss", None)
-    try:
-        output = model.output if model.outputs else None
-    except (AttributeError, ValueError):
-        output = None
+    output = declared(model, "output")
     if output is None:
         return [] if isinstance(loss, (dict, list, tuple)) else [Target((), None, loss)]
     tensors = keras.tree.flatten(output)

@@ -192,6 +192,16 @@ def test_a_subclassed_model_is_checked_by_its_loss():
     assert as_data((x_of(), Y), model=model).train.size == 32
 
 
+def test_a_sequential_model_is_checked_by_its_layers():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy())
+    model(keras.Input((4,)))
+    refused((x_of(), Y + 1), "outside the classes", model=model)
+    refused((x_of(5), Y), "another shape", model=model)
+    unbuilt = keras.Sequential([keras.layers.Dense(3)])
+    assert as_data((x_of(5), Y), model=unbuilt).train.size == 32
+
+
 def test_free_axes_of_a_model_accept_any_length():
     model = keras.Sequential([keras.Input((None, 4)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
