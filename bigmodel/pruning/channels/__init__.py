@@ -3,7 +3,21 @@
 `find_channels` -> `score_channels` -> `choose_channels` -> `remove_channels`; `prune_channels` is all of it.
 """
 
+from bigmodel.pruning.channels.cost import Cost, CostModel
 from bigmodel.pruning.channels.groups import ChannelMap, Group, Member, find_channels
+from bigmodel.pruning.channels.ranking import score_channels, sum_by_channel
 from bigmodel.pruning.channels.removal import remove_channels
+from bigmodel.pruning.channels.selection import choose_channels
 
-__all__ = ["ChannelMap", "Group", "Member", "find_channels", "remove_channels"]
+__all__ = [
+    "ChannelMap",
+    "Cost",
+    "CostModel",
+    "Group",
+    "Member",
+    "choose_channels",
+    "find_channels",
+    "remove_channels",
+    "score_channels",
+    "sum_by_channel",
+]
