@@ -7,7 +7,9 @@ from bigmodel.pruning.channels.cost import Cost, CostModel
 from bigmodel.pruning.channels.groups import ChannelMap, Group, Member, find_channels
 from bigmodel.pruning.channels.ranking import score_channels, sum_by_channel
 from bigmodel.pruning.channels.removal import remove_channels
+from bigmodel.pruning.channels.repair import renew_statistics, repair_channels
 from bigmodel.pruning.channels.selection import choose_channels
+from bigmodel.pruning.channels.step import prune_channels
 
 __all__ = [
     "ChannelMap",
@@ -17,7 +19,10 @@ __all__ = [
     "Member",
     "choose_channels",
     "find_channels",
+    "prune_channels",
     "remove_channels",
+    "renew_statistics",
+    "repair_channels",
     "score_channels",
     "sum_by_channel",
 ]

@@ -131,4 +131,4 @@ class _Removal:
             for variable, labels in self.book.scales:
                 if variable is source:
                     value = value * root_share(labels, self.kept)
-            target.assign(value.astype(value.dtype))
+            target.assign(value)
