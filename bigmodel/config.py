@@ -22,7 +22,7 @@ Where = Callable[[Any], bool]
 Granularity = Literal["weight", "channel", "2:4", "block"]
 Optimize = Literal["balanced", "size", "latency"]
 Method = Literal["auto", "post_training", "aware"]
-Activations = Literal["dynamic", "static", "float"]
+Activations = Literal["auto", "dynamic", "static", "float"]
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)[bB]\s*$")
 _SIZE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
@@ -143,7 +143,8 @@ class TrainConfig(Config):
     Args:
         epochs: Epochs of fine-tuning for each step that trains.
         batch_size: Samples per step for arrays and unbatched streams; a batched stream keeps its own.
-        learning_rate: Peak learning rate of fine-tuning; `None`: a tenth of the model's compiled one.
+        learning_rate: Peak learning rate of fine-tuning; `None`: the model's compiled one for pruning, a tenth of it
+            for quantization-aware training, which starts closer to its goal.
         pretrain_epochs: Epochs that train the caller's architecture before anything is measured; for untrained models.
         precision: "float32", "mixed_float16", "mixed_bfloat16", or "auto" (mixed where a GPU has fast units).
         strategy: A `tf.distribute` strategy, or `None`.
@@ -220,7 +221,8 @@ class QuantizeConfig(Config):
     Args:
         bits: Bits of the weights: 8 or 4.
         activations: "dynamic" (the runtime finds each input's range at run time), "static" (8-bit ranges fixed by
-            calibration, integer arithmetic throughout) or "float" (weight-only storage).
+            calibration, integer arithmetic throughout), "float" (weight-only storage), or "auto": `compress_and_tune`
+            measures files of each kind, a single step takes dynamic ones.
         method: "post_training" (calibrate, no training), "aware" (quantization-aware training), or "auto" (trains only
             where post-training misses the target).
         where: Which layers; `None`: all layers the runtime can hold quantized.
@@ -234,13 +236,13 @@ class QuantizeConfig(Config):
     """
 
     bits: int = 8
-    activations: Activations = "dynamic"
+    activations: Activations = "auto"
     method: Method = "auto"
     where: Where | None = None
 
     def __post_init__(self) -> None:
         self._check_choice("bits", (8, 4))
-        self._check_choice("activations", ("dynamic", "static", "float"))
+        self._check_choice("activations", ("auto", "dynamic", "static", "float"))
         self._check(
             not (self.bits == 4 and self.activations == "static"),
             "activations",

@@ -23,7 +23,7 @@ _MOMENTUM = 0.99
 
 
 def quantize_post_training(
-    model: keras.Model, data: Data, config: QuantizeConfig
+    model: keras.Model, data: Data | None, config: QuantizeConfig
 ) -> tuple[keras.Model, tuple[Skipped, ...]]:
     """Quantizes a trained model without training. The caller's model, data and config are not changed.
 
@@ -31,7 +31,8 @@ def quantize_post_training(
 
     Args:
         model: A functional or built Sequential model.
-        data: Data from `as_data`; only its calibration samples are read, labels are not needed.
+        data: Data from `as_data`; only its calibration samples are read, labels are not needed, and `None` does where
+            activations are not static.
         config: Bits, activations and layers.
 
     Returns:
@@ -45,6 +46,7 @@ def quantize_post_training(
     for layer in quantized_layers(simulation):
         layer.fix_scales()
     if config.activations == "static":
+        assert data is not None
         simulation = _in_place(simulation, data)
     if model.compiled:
         compile_like(simulation, model)

@@ -1,0 +1,244 @@
+"""The public verbs: each step alone, from a model and data to a new model, a file or a measurement."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from bigmodel.callbacks import KeepZeros
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
+from bigmodel.data import Data, as_data
+from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, describe
+from bigmodel.evaluation import evaluate, evaluate_model, primary_metric
+from bigmodel.export import export_float
+from bigmodel.export.formats import Format, format_named, format_of
+from bigmodel.export.quantized import write_files
+from bigmodel.pruning import prune_weights
+from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
+from bigmodel.quantization.simulation import activations_of, plain, quantized_layers
+from bigmodel.training import ensure_compiled
+
+__all__ = ["evaluate", "export_litert", "prune", "quantize"]
+
+
+def prune(
+    model: keras.Model,
+    data: Any,
+    sparsity: float | PruneConfig = 0.5,
+    *,
+    train: TrainConfig | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
+    """Prunes a model by magnitude while fine-tuning it. The caller's model, data and configs are not changed.
+
+    Args:
+        model: A built Keras model; an uncompiled one gets a loss that fits its outputs and the labels.
+        data: Data to fine-tune on, in any form that `bigmodel.as_data` takes.
+        sparsity: Share of each kernel that becomes zero, in 0..1, or a whole `PruneConfig`.
+        train: How to fine-tune.
+        seed: Same seed, same result.
+        verbose: As in Keras' `fit`.
+        callbacks: Further Keras callbacks.
+
+    Returns:
+        A new model, compiled like the caller's, with exact zeros at the asked share of each kernel.
+
+    Raises:
+        ArgumentError: A value is out of range.
+        DataError: The data does not fit the model.
+        ModelError: The model can't be cloned, or has no kernel to prune.
+
+    Example:
+        >>> import bigmodel as bm, keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+        >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
+        >>> sparse = bm.prune(model, (x, y), sparsity=0.5, train=bm.TrainConfig(epochs=1), verbose=0)
+        >>> float((sparse.layers[0].kernel.numpy() == 0).mean())
+        0.5
+    """
+    config, train = _config(sparsity, PruneConfig, "sparsity"), train or TrainConfig()
+    model, data = _prepared(model, data, train, seed)
+    return prune_weights(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
+
+
+def quantize(
+    model: keras.Model,
+    data: Any,
+    bits: int | QuantizeConfig = 8,
+    *,
+    target: Target | None = None,
+    train: TrainConfig | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
+    """Quantizes a model: the result computes as its file will. The caller's model, data and configs are not changed.
+
+    Method "auto" quantizes post-training, and trains only where that loses more of the validation metric than
+    `target.max_drop`. Zeros of a pruned model stay zero.
+
+    Args:
+        model: A functional or built Sequential Keras model; an uncompiled one gets a loss that fits.
+        data: Data to calibrate, judge and train on, in any form that `bigmodel.as_data` takes.
+        bits: Bits of the weights, 8 or 4, or a whole `QuantizeConfig`.
+        target: How far the metric may fall before training is needed.
+        train: How to train.
+        seed: Same seed, same result.
+        verbose: As in Keras' `fit`.
+        callbacks: Further Keras callbacks.
+
+    Returns:
+        A new model that simulates the quantized file, compiled like the caller's. `export_litert` writes its file.
+
+    Raises:
+        ArgumentError: A value is out of range.
+        DataError: The data does not fit the model.
+        ModelError: The model is subclassed or not built, or has no layer to quantize.
+
+    Example:
+        >>> import bigmodel as bm, keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+        >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
+        >>> int4 = bm.quantize(model, (x, y), bits=4, train=bm.TrainConfig(epochs=1), verbose=0)
+        >>> [type(layer).__name__ for layer in int4.layers]
+        ['InputLayer', 'Quantized', 'Quantized']
+    """
+    config = _config(bits, QuantizeConfig, "bits")
+    train, target = train or TrainConfig(), target or Target()
+    model, data = _prepared(model, data, train, seed)
+    if config.method != "aware":
+        simulation, _ = quantize_post_training(model, data, config)
+        if config.method == "post_training" or _within(target, model, simulation, data):
+            return simulation
+    simulation, _ = quantize_aware(
+        model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, KeepZeros()]
+    )
+    return simulation
+
+
+def _prepared(model: keras.Model, data: Any, train: TrainConfig, seed: int) -> tuple[keras.Model, Data]:
+    """A compiled model and checked splits; nothing is set aside for a test that a single step does not make."""
+    model, _ = ensure_compiled(model, data)
+    return model, as_data(data, model=model, seed=seed, test_fraction=0, batch_size=train.batch_size)
+
+
+def _within(target: Target, model: keras.Model, simulation: keras.Model, data: Data) -> bool:
+    split = data.validation or data.train
+    before, after = (evaluate_model(m, split, like=model).metric for m in (model, simulation))
+    return primary_metric(model).drop(before, after) <= target.max_drop
+
+
+def export_litert(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    data: Any = None,
+    io: Literal["float", "int8"] = "float",
+    timeout_s: float = 300,
+) -> Path:
+    """Writes a model's .tflite file. The model and the data are not changed.
+
+    A model from `quantize` becomes the file that it simulates, with its own scales and ranges. A plain model becomes a
+    float file, or a post-training quantized one where `format` asks for it.
+
+    Args:
+        model: A built Keras model.
+        path: The file to write, ending in ".tflite"; it appears whole or not at all.
+        format: "float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8", "weight_only_int4" or
+            "dynamic_int4"; `None`: what the model simulates, "float32" for a plain model.
+        data: Samples to calibrate on, for static files; in any form that `bigmodel.as_data` takes, labels not needed.
+        io: How a static file takes its inputs and gives its outputs: "float", or "int8" for integer-only devices.
+        timeout_s: Seconds that each conversion may take.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: The format does not exist, does not fit the model, or needs data.
+        ModelError: The model is not built or can't be traced.
+        ConversionError: The converter refused the model, crashed, or took too long.
+
+    Example:
+        `bm.export_litert(bm.quantize(model, data, bits=4), "model.tflite")`
+    """
+    simulates = is_simulation(model)
+    wanted = _wanted_format(model, format) if simulates else format_named(format or "float32")
+    _check_io(io, wanted)
+    if wanted.name == "float32":
+        return export_float(plain(model) if simulates else model, path, timeout_s=timeout_s)
+    samples = _calibration(model, data) if data is not None or wanted.activations == "static" else None
+    if not wanted.quantized:
+        return _float16(plain(model) if simulates else model, path, wanted, timeout_s)
+    if not simulates:
+        config = QuantizeConfig(bits=wanted.bits, activations="float", method="post_training")
+        model, _ = quantize_post_training(model, None, config)
+    (deployed,) = deploy(model, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
+    if isinstance(deployed, ConversionError):
+        raise deployed
+    return deployed.written.path
+
+
+def _float16(model: keras.Model, path: str | os.PathLike[str], wanted: Format, timeout_s: float) -> Path:
+    with tempfile.TemporaryDirectory(prefix="bigmodel-float16-") as folder:
+        source = export_float(model, Path(folder, "float.tflite"), timeout_s=timeout_s)
+        (written,) = write_files(source, [(wanted, path)], timeout_s=timeout_s)
+    if isinstance(written, ConversionError):
+        raise written
+    return written.path
+
+
+def _wanted_format(simulation: keras.Model, name: str | None) -> Format:
+    bits = min(w.bits for layer in quantized_layers(simulation) for w in layer.quantized_weights.values())
+    wanted = format_of(bits, activations_of(simulation)) if name is None else format_named(name)
+    if wanted.quantized and wanted.bits != bits:
+        raise ArgumentError(
+            "The format does not fit the model.",
+            received=f"format={name!r} for a model with {bits}-bit weights",
+            expected=f"a format with {bits}-bit weights, 'float16' or 'float32'",
+            fix=f"Quantize the float model to {wanted.bits} bits instead.",
+        )
+    return wanted
+
+
+def _check_io(io: str, wanted: Format) -> None:
+    if io not in ("float", "int8") or (io == "int8" and wanted.activations != "static"):
+        raise ArgumentError(
+            "io can't be used.",
+            received=f"io={describe(io)} with format {wanted.name!r}",
+            expected="'float', or 'int8' with format 'static_int8'",
+            fix="Pass format='static_int8' with io='int8', or leave io out.",
+        )
+
+
+def _calibration(model: keras.Model, data: Any) -> Any:
+    if data is None:
+        raise ArgumentError(
+            "A static file needs data to calibrate on.",
+            received="data=None",
+            expected="samples in any form that bigmodel.as_data takes",
+            fix="Pass data=x_train, or the data the model was quantized with.",
+        )
+    calibration = as_data(data, model=model, labels=False, validation_fraction=0, test_fraction=0).calibration
+    assert calibration is not None
+    return keras.tree.map_structure(np.asarray, calibration.arrays()[0])
+
+
+def _config(value: Any, config: type[Any], number: str) -> Any:
+    resolved = resolve(value, config, number)
+    if resolved is None or resolved == "auto":
+        raise ArgumentTypeError(
+            f"{number} can't be used.",
+            received=describe(value),
+            expected=f"a number or a {config.__name__}",
+            fix=f"Pass {number} as a number; 'auto' and None belong to compress_and_tune.",
+        )
+    return resolved

@@ -1,0 +1,170 @@
+"""The files that compete: measured on themselves, then ranked by the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from bigmodel.config import Target
+from bigmodel.data import Split
+from bigmodel.errors import ConversionError
+from bigmodel.evaluation import (
+    Evaluation,
+    Metric,
+    agreement,
+    drop_interval,
+    evaluate_file,
+    evaluate_model,
+    inspect_file,
+    output_difference,
+)
+from bigmodel.export import first_run
+
+# A file may take this much longer than the float one before "balanced" puts it behind the others (timings are noisy).
+SLOWER_ALLOWED = 1.1
+_FIRST_SAMPLES = 16
+_ROUNDING = 1e-9
+
+Figures = dict[str, Any]
+
+
+def measure(
+    path: Path, simulation: keras.Model, split: Split, *, like: keras.Model, reference: Evaluation | None, metric: Metric
+) -> tuple[Figures, Evaluation]:
+    """Measures a file, all but its latency. Nothing is changed.
+
+    Args:
+        path: The .tflite file.
+        simulation: The Keras model that computes as the file should.
+        split: The samples to measure on.
+        like: The compiled model whose loss and metrics count.
+        reference: What the float file answered on the same samples; `None` for the float file itself.
+        metric: The metric that decides.
+
+    Returns:
+        The figures under the record's names, and the file's answers.
+
+    Raises:
+        ConversionError: The file does not run, or answers with what is no number.
+    """
+    try_out(path, split)
+    answers = evaluate_file(path, split, like=like)
+    simulated = evaluate_model(simulation, split, like=like)
+    facts = inspect_file(path)
+    figures: Figures = {
+        "metric": answers.metric,
+        "metrics": answers.metrics,
+        "samples": answers.samples,
+        "agreement": agreement(simulated, answers),
+        "output_difference": output_difference(simulated, answers),
+        **{name: getattr(facts, name) for name in _FACTS},
+    }
+    if reference is not None:
+        figures["metric_drop"] = metric.drop(reference.metric, answers.metric)
+        figures["drop_interval"] = list(drop_interval(reference, answers, metric))
+    return figures, answers
+
+
+_FACTS = ("size_bytes", "gzip_bytes", "parameters", "macs", "sparsity", "arena_bytes")
+
+
+def try_out(path: Path, split: Split) -> None:
+    """Runs a file for the first time, in a child process.
+
+    Raises:
+        ConversionError: It crashes, hangs, or answers with what is no number: some kernels read outside their buffers.
+    """
+    x, _, _ = split.sample(_FIRST_SAMPLES).arrays()
+    answers = first_run(path, x)
+    if not all(np.all(np.isfinite(part)) for part in keras.tree.flatten(answers) if part.dtype.kind == "f"):
+        raise ConversionError(
+            f"{path.name} computes garbage.",
+            received="outputs that are not finite numbers",
+            expected="finite outputs",
+            fix="Leave this format out; the runtime's kernel for one of its operations is broken.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The outcome of a ranking.
+
+    Args:
+        name: The chosen candidate.
+        target_met: Whether it keeps every bound.
+        reasons: For each candidate that was measured, why it was chosen or lost.
+    """
+
+    name: str
+    target_met: bool
+    reasons: dict[str, str]
+
+
+def choose(candidates: Sequence[Mapping[str, Any]], target: Target, metric: Metric, float_latency_ms: float) -> Choice:
+    """Ranks measured candidates by the target.
+
+    Among those within all bounds, `target.optimize` decides. If none is, the one with the best metric is taken and
+    `target_met` is false.
+
+    Args:
+        candidates: Figures with name, metric, metric_drop, size_bytes and latency_ms, at least one.
+        target: Bounds and order.
+        metric: The metric that decides.
+        float_latency_ms: Latency of the float file.
+    """
+    broken = {c["name"]: _broken_bounds(c, target, metric) for c in candidates}
+    within = [c for c in candidates if not broken[c["name"]]]
+    if within:
+        best = min(within, key=lambda c: _rank(c, target, float_latency_ms))
+    else:
+        sign = -1.0 if metric.higher_is_better else 1.0
+        best = min(candidates, key=lambda c: (sign * c["metric"], c["size_bytes"], c["name"]))
+    reasons = {}
+    for c in candidates:
+        if c is best:
+            reasons[c["name"]] = _why_chosen(target) if within else "best metric, as none keeps the bounds"
+        else:
+            reasons[c["name"]] = "; ".join(broken[c["name"]]) or _why_lost(c, best, target, float_latency_ms)
+    return Choice(best["name"], bool(within), reasons)
+
+
+def _broken_bounds(c: Mapping[str, Any], target: Target, metric: Metric) -> list[str]:
+    found = []
+    if not c["metric_drop"] <= target.max_drop + _ROUNDING:
+        drop, allowed = c["metric_drop"], target.max_drop
+        unit = "" if metric.higher_is_better else " (relative)"
+        found.append(f"{metric.name} is {drop:.4f} worse{unit}, {allowed:.4f} is allowed")
+    if target.size is not None and c["size_bytes"] > int(target.size):
+        found.append(f"{c['size_bytes']:,} bytes, {int(target.size):,} are allowed")
+    if target.latency_ms is not None and c["latency_ms"] > target.latency_ms:
+        found.append(f"{c['latency_ms']:.4f} ms, {target.latency_ms:.4f} are allowed")
+    return found
+
+
+def _rank(c: Mapping[str, Any], target: Target, float_latency_ms: float) -> tuple[Any, ...]:
+    if target.optimize == "latency":
+        return (c["latency_ms"], c["size_bytes"], c["name"])
+    slower = target.optimize == "balanced" and c["latency_ms"] > SLOWER_ALLOWED * float_latency_ms
+    return (slower, c["size_bytes"], c["latency_ms"], c["name"])
+
+
+def _why_chosen(target: Target) -> str:
+    return {
+        "balanced": "smallest within the bounds that is not slower than the float file",
+        "size": "smallest within the bounds",
+        "latency": "fastest within the bounds",
+    }[target.optimize]
+
+
+def _why_lost(c: Mapping[str, Any], best: Mapping[str, Any], target: Target, float_latency_ms: float) -> str:
+    larger, slower = c["size_bytes"] / best["size_bytes"], c["latency_ms"] / best["latency_ms"]
+    if target.optimize == "latency":
+        return f"{slower:.2f}x the latency of the chosen file"
+    if target.optimize == "balanced" and c["latency_ms"] > SLOWER_ALLOWED * float_latency_ms:
+        return f"{c['latency_ms'] / float_latency_ms:.2f}x the latency of the float file"
+    return f"{larger:.2f}x the size of the chosen file"

@@ -1,0 +1,341 @@
+"""`compress_and_tune`: the only file that knows the order of the steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from bigmodel.candidates import Choice, Figures, measure
+from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
+from bigmodel.data import Data, as_data
+from bigmodel.errors import ConversionError
+from bigmodel.evaluation import evaluate_model, inspect_file, primary_metric
+from bigmodel.export import export_float
+from bigmodel.export.formats import FORMATS, Written
+from bigmodel.export.quantized import write_files
+from bigmodel.identity import environment, identity_of
+from bigmodel.journal import Journal, write_whole
+from bigmodel.plan import Plan
+from bigmodel.progress import Stages
+from bigmodel.pruning import KeepZeros, prune_weights
+from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
+from bigmodel.report import Record
+from bigmodel.result import Result
+from bigmodel.training import clone, compile_like, ensure_compiled, pretrain
+
+# Most samples of the validation split on which candidates are judged.
+_JUDGED_SAMPLES = 10_000
+
+
+def compress_and_tune(
+    model: keras.Model,
+    data: Any,
+    *,
+    target: Target | None = None,
+    augment: Literal["auto"] | None = "auto",
+    tune: Literal["auto"] | None = "auto",
+    prune: PruneConfig | Sequence[PruneConfig] | float | Literal["auto"] | None = "auto",
+    quantize: QuantizeConfig | int | Literal["auto"] | None = "auto",
+    train: TrainConfig | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Result:
+    """Makes the smallest file of a model that keeps the target. The caller's model, data and configs are not changed.
+
+    The float file of the model is the baseline. The steps make candidates; each is written, run and measured on the
+    validation split, and the target ranks them. The test split only measures the chosen one.
+
+    Args:
+        model: A built Keras 3 model; an uncompiled one gets a loss that fits its outputs and the labels.
+        data: `(x, y)`, a `tf.data.Dataset`, `bigmodel.Data`, or any other form that `bigmodel.as_data` takes.
+        target: Bounds and order of the candidates; `None`: at most 0.01 below the float file.
+        augment: "auto" or `None`; this version augments nothing, and the report says so.
+        tune: "auto" or `None`; this version searches nothing but the candidates, and the report says so.
+        prune: A sparsity, a `PruneConfig` or a list of them in order: only files at that sparsity compete. "auto":
+            zeros do not shrink a .tflite, so that nothing is pruned. `None`: off.
+        quantize: Bits or a `QuantizeConfig`: only files with those bits compete. "auto": 8 bits, 4 bits and float
+            compete. `None`: only the storage may change (float32, float16, weight-only int8).
+        train: How the steps train.
+        directory: Where everything goes; a run that was cut off goes on when called again with the same arguments.
+            `None`: a temporary one that lives as long as the result.
+        seed: Same seed, same result (but for timings).
+        verbose: 1 shows progress, 0 is silent.
+        callbacks: Keras callbacks for every training.
+
+    Returns:
+        The result: `.model`, `.litert_path`, `.report`.
+
+    Raises:
+        ArgumentError: Arguments are out of range or contradict each other.
+        DataError: The data is malformed or does not fit the model.
+        ModelError: The model can't go through a step that was ordered.
+        DirectoryError: The directory belongs to another run.
+        ConversionError: The model has no float file, or no ordered file could be made.
+
+    Example:
+        `result = bm.compress_and_tune(model, (x_train, y_train), target=bm.Target(max_drop=0.005), quantize=8)`
+    """
+    plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
+    compiled, notes = ensure_compiled(model, data)
+    splits = as_data(data, model=compiled, seed=seed, batch_size=plan.train.batch_size)
+    temporary = tempfile.TemporaryDirectory(prefix="bigmodel-") if directory is None else None
+    place = Path(temporary.name if temporary else os.fspath(directory))  # type: ignore[arg-type]
+    journal = Journal(place, identity_of(compiled, splits, plan.to_dict(), seed))
+    if not journal.path("report.json").is_file():
+        run = _Run(compiled, splits, plan, journal, Stages(verbose), seed, tuple(callbacks), [*notes, *plan.notes])
+        run.go()
+    if temporary:
+        for name in ("candidates", "checkpoints"):
+            shutil.rmtree(place / name)
+    return Result(place, keep=temporary)
+
+
+@dataclasses.dataclass
+class _Run:
+    """One run: what it works on, and what it has to tell."""
+
+    model: keras.Model
+    data: Data
+    plan: Plan
+    journal: Journal
+    stages: Stages
+    seed: int
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
+        self.metric = primary_metric(self.model)
+        self.judged = (self.data.validation or self.data.train).sample(_JUDGED_SAMPLES, seed=self.seed)
+        self.competition = Competition(self.journal, self.judged, self.model, self.metric, self.stages)
+        self.steps: list[Figures] = []
+        self.skipped: dict[tuple[str, str, str], Figures] = {}
+
+    def go(self) -> None:
+        """The steps in their order."""
+        self.stages.say(f"bigmodel: {self.model.name} into {self.journal.directory}")
+        model = self._pretrained()
+        self.competition.enter_baseline(lambda orders: self._float_files(model, orders), FORMATS["float32"])
+        network, done = self._pruned(model)
+        self._enter_float(network, done)
+        self._enter_quantized(network, done)
+        x, _, _ = self.judged.sample(1).arrays()
+        choice = self.competition.decide(self.plan.target, x)
+        self._finish(choice)
+
+    # --- steps that train: done once, kept as a model file -------------------------------------------------------
+
+    def _step(
+        self,
+        name: str,
+        title: str,
+        model: keras.Model,
+        train: Callable[[list[keras.callbacks.Callback], Path], tuple[keras.Model, Figures]],
+        epochs: int,
+    ) -> keras.Model:
+        """Runs a step, or reads what it made from the run's directory, and tells of it in the report."""
+        path = self.journal.path("checkpoints", f"{name}.keras")
+        with self.stages.stage(title, epochs=epochs) as stage:
+            told = self.journal.recall(f"step {name}")
+            if told is None:
+                started = time.perf_counter()
+                made, details = train([*self.callbacks, *stage.callbacks], path.with_suffix(""))
+                write_whole(path, made.save)
+                figures = {
+                    "name": name,
+                    "seconds": time.perf_counter() - started,
+                    "metric_before": evaluate_model(model, self.judged, like=self.model).metric,
+                    "metric_after": evaluate_model(made, self.judged, like=self.model).metric,
+                    **details,
+                }
+                told = self.journal.write(f"step {name}", figures)
+            else:
+                made = self._load(path)
+            stage.outcome = f"{self.metric.name} {told['metric_before']:.4f} -> {told['metric_after']:.4f}"
+        self.steps.append(told)
+        return made
+
+    def _load(self, path: Path) -> keras.Model:
+        # The caller's own classes need no registration: they are at hand in the caller's model.
+        classes = {type(layer).__name__: type(layer) for layer in self.model._flatten_layers()}
+        made = keras.models.load_model(path, custom_objects=classes, compile=False)
+        compile_like(made, self.model)
+        return made
+
+    def _pretrained(self) -> keras.Model:
+        epochs = self.plan.train.pretrain_epochs
+        if not epochs:
+            return self.model
+
+        def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
+            made = clone(self.model)
+            told = pretrain(
+                made, self.data, self.plan.train, callbacks=callbacks, seed=self.seed, checkpoint=checkpoint
+            )
+            return made, {"epochs": told.epochs, "notes": list(told.notes)}
+
+        return self._step("pretrain", "pretrain", self.model, train, epochs)
+
+    def _pruned(self, model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
+        done: tuple[str, ...] = ()
+        for number, config in enumerate(self.plan.prunes, start=1):
+            name = "prune" if len(self.plan.prunes) == 1 else f"prune{number}"
+
+            def train(
+                callbacks: list[keras.callbacks.Callback],
+                checkpoint: Path,
+                model: keras.Model = model,
+                config: PruneConfig = config,
+            ) -> tuple[keras.Model, Figures]:
+                made = prune_weights(
+                    model, self.data, config, train=self.plan.train, seed=self.seed, callbacks=callbacks,
+                    checkpoint=checkpoint,
+                )  # fmt: skip
+                return made, {"sparsity": config.sparsity, "granularity": config.granularity}
+
+            title = f"prune, {config.sparsity:.0%} zeros"
+            model = self._step(name, title, model, train, self.plan.train.epochs)
+            done = (*done, name)
+        return model, done
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _enter_float(self, network: keras.Model, done: tuple[str, ...]) -> None:
+        if self.plan.float_formats:
+            self.competition.enter(
+                done, self.plan.float_formats, lambda orders: self._float_files(network, orders)
+            )
+
+    def _float_files(self, network: keras.Model, orders: Sequence[Order]) -> list[Deployed | ConversionError]:
+        with tempfile.TemporaryDirectory(prefix="bigmodel-float-") as folder:
+            source = export_float(network, Path(folder, "float.tflite"))
+            written = write_files(source, orders)
+        return [Deployed(w, network) if isinstance(w, Written) else w for w in written]
+
+    def _enter_quantized(self, network: keras.Model, done: tuple[str, ...]) -> None:
+        for config, formats in self.plan.quantized_formats().items():
+            rows: list[Figures] = []
+            if config.method != "aware":
+                simulation, skipped = quantize_post_training(network, self.data, _weights_of(config))
+                self._skip(skipped)
+                rows = self._deployed(simulation, done, formats)
+            wants_training = config.method == "aware" or (config.method == "auto" and self.plan.quantize is not None)
+            if wants_training and not any(self._within(row) for row in rows):
+                simulation = self._aware(network, config, done)
+                self._deployed(simulation, (*done, "aware"), formats)
+
+    def _aware(self, network: keras.Model, config: QuantizeConfig, done: tuple[str, ...]) -> keras.Model:
+        def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
+            simulation, skipped = quantize_aware(
+                network, self.data, _weights_of(config), train=self.plan.train, seed=self.seed,
+                callbacks=[*callbacks, KeepZeros()], checkpoint=checkpoint,
+            )  # fmt: skip
+            return simulation, {"bits": config.bits, "skipped": [dataclasses.asdict(s) for s in skipped]}
+
+        name = "-".join([*done, f"aware_int{config.bits}"])
+        title = f"quantization-aware training, {config.bits} bits"
+        simulation = self._step(name, title, network, train, self.plan.train.epochs)
+        self._skip(self.steps[-1]["skipped"])
+        return simulation
+
+    def _deployed(self, simulation: keras.Model, done: tuple[str, ...], formats: Sequence[Any]) -> list[Figures]:
+        assert self.data.calibration is not None
+        samples, _, _ = self.data.calibration.arrays()
+        return self.competition.enter(done, formats, lambda orders: deploy(simulation, orders, samples))
+
+    def _within(self, row: Figures) -> bool:
+        return row["status"] != "failed" and row["metric_drop"] <= self.plan.target.max_drop
+
+    def _skip(self, skipped: Sequence[Any]) -> None:
+        for one in skipped:
+            row = one if isinstance(one, dict) else dataclasses.asdict(one)
+            self.skipped[(row["layer"], row["step"], row["reason"])] = row
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, choice: Choice) -> None:
+        chosen = next(row for row in self.competition.rows if row["name"] == choice.name)
+        source = self.journal.path("candidates", choice.name)
+        path = write_whole(
+            self.journal.path("model.tflite"), lambda to: shutil.copyfile(source.with_name(f"{choice.name}.tflite"), to)
+        )
+        write_whole(
+            self.journal.path("model.keras"), lambda to: shutil.copyfile(source.with_name(f"{choice.name}.keras"), to)
+        )
+        with self.stages.stage("final figures of the file") as stage:
+            final = self.journal.once("final", lambda: self._final(path))
+            stage.outcome = f"{self.metric.name} {final['final']['metric']:.4f}"
+        record = self._record(choice, chosen, final, path)
+        for name, text in (("report.html", record.to_html()), ("report.json", record.to_json())):
+            write_whole(self.journal.path(name), lambda to, text=text: to.write_text(text, encoding="utf-8"))
+
+    def _final(self, path: Path) -> Figures:
+        """Baseline and chosen file on the held-out split, where nothing was chosen by it."""
+        split = self.data.test or self.data.validation or self.data.train
+        baseline, reference = measure(
+            self.journal.path(self.competition.baseline["path"]), self._load_float(), split,
+            like=self.model, reference=None, metric=self.metric,
+        )  # fmt: skip
+        simulation = keras.models.load_model(self.journal.path("model.keras"), compile=False)
+        final, answers = measure(path, simulation, split, like=self.model, reference=reference, metric=self.metric)
+        return {
+            "split": split.name,
+            "baseline": {**baseline, "per_class": reference.per_class},
+            "final": {**final, "per_class": answers.per_class},
+        }
+
+    def _load_float(self) -> keras.Model:
+        return self._load(self.journal.path("candidates", "baseline.keras"))
+
+    def _record(self, choice: Choice, chosen: Figures, final: Figures, path: Path) -> Record:
+        timed = ("latency_ms", "latency_p95_ms")
+        baseline = self.competition.baseline
+        target = self.plan.target
+        return Record(
+            target_met=choice.target_met,
+            metric=self.metric.name,
+            max_drop=target.max_drop,
+            baseline={**final["baseline"], "format": baseline["format"], **{key: baseline[key] for key in timed}},
+            final={
+                **final["final"],
+                **{key: chosen[key] for key in ("name", "format", *timed)},
+                "quantized_weights_exact": not chosen["not_in_file"],
+            },
+            candidates=self.competition.rows,
+            steps=self.steps,
+            skipped=list(self.skipped.values()),
+            environment=environment(),
+            seed=self.seed,
+            seconds=time.perf_counter() - self.started,
+            higher_is_better=self.metric.higher_is_better,
+            target={"size": target.size, "latency_ms": target.latency_ms, "optimize": target.optimize},
+            split=final["split"],
+            ops=[dataclasses.asdict(op) for op in inspect_file(path).ops],
+            notes=[*self.notes, *self.data.notes, *self._warnings(final)],
+        )
+
+    def _warnings(self, final: Figures) -> Iterator[str]:
+        if final["split"] != "test":
+            yield f"there was no test split: the final figures are those of {final['split']}"
+        if final["final"]["agreement"] < AGREEMENT_WANTED:
+            share = final["final"]["agreement"]
+            yield f"file and simulation agree on {share:.2%} of the samples only; see what was skipped"
+        if final["final"]["metric_drop"] > self.plan.target.max_drop:
+            drop = final["final"]["metric_drop"]
+            yield f"chosen within the bound on the judged samples, the file is {drop:.4f} worse on {final['split']}"
+
+
+def _weights_of(config: QuantizeConfig) -> QuantizeConfig:
+    """The config that makes the weights, where the activations were left to measurement."""
+    return dataclasses.replace(config, activations="dynamic") if config.activations == "auto" else config
