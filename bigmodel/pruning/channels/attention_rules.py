@@ -28,8 +28,8 @@ def attention(
     """
     layer = site.operation
     parts = {"/".join(weight.path.split("/")[-2:]): weight for weight in layer.weights}
-    heads = site.channels.new(layer.num_heads)
-    keys, values = site.channels.new(layer.key_dim), site.channels.new(layer.value_dim)
+    heads = site.channels.new(layer.num_heads, "heads")
+    keys, values = site.channels.new(layer.key_dim, "keys"), site.channels.new(layer.value_dim, "values")
     out_shape = parts["attention_output/kernel"].shape[2:]
     out = [site.channels.new(size) for size in out_shape]
     _projections(site, parts, (query, key or value, value), (heads, heads, heads), (keys, keys, values), out)
@@ -55,7 +55,7 @@ def grouped_query_attention(
     """Grouped-query attention: a key/value head goes with all its query heads, and the size of a head."""
     layer = site.operation
     parts = {"/".join(weight.path.split("/")[-2:]): weight for weight in layer.weights}
-    shared, size = site.channels.new(layer.num_key_value_heads), site.channels.new(layer.head_dim)
+    shared, size = site.channels.new(layer.num_key_value_heads, "heads"), site.channels.new(layer.head_dim, "head_size")
     heads = np.repeat(shared, layer.num_query_heads // layer.num_key_value_heads)
     out = site.channels.new(parts["attention_output/kernel"].shape[-1])
     site.channels.tie(out, query[-1], site.because(NARROWED))  # its output is as wide as the query by definition

@@ -13,7 +13,7 @@ from bigmodel.config import Where
 from bigmodel.graph import Call, trace
 from bigmodel.pruning.channels.labels import Labelled
 from bigmodel.pruning.channels.rules import rule_for
-from bigmodel.pruning.channels.site import Book, Role, Site, Slot
+from bigmodel.pruning.channels.site import Book, Count, Role, Site, Slot, leaves
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,22 +44,18 @@ class Group:
         name: The layers that make the channels, joined by "+"; unique in the model.
         labels: The channels' labels.
         members: All axes that the channels live on.
+        width: Units, filters or heads of its layer that one channel stands for; more than 1 where blocks go together.
     """
 
     name: str
     labels: np.ndarray
     members: tuple[Member, ...]
+    width: int = 1
 
     @property
     def size(self) -> int:
         """Number of channels."""
         return len(self.labels)
-
-    @property
-    def width(self) -> int:
-        """Positions of one channel on the axis that makes it: more than 1 where blocks go together."""
-        makers = [member for member in self.members if member.role == "makes"] or list(self.members)
-        return max(1, int((makers[0].channels >= 0).sum()) // self.size)
 
     @property
     def layers(self) -> tuple[keras.Operation, ...]:
@@ -173,20 +169,35 @@ def _groups(book: Book, slots: list[Slot]) -> tuple[Group, ...]:
             )
             for i in where
         )
-        name = _name(parts, names)
+        name = _name(book, [slots[i] for i in where], members[0], names)
         names.add(name)
-        groups.append(Group(name, np.array(members), parts))
+        groups.append(Group(name, np.array(members), parts, _width(book, [slots[i] for i in where], members)))
     return tuple(groups)
 
 
-def _name(members: tuple[Member, ...], taken: set[str]) -> str:
-    """The layers that make the channels."""
-    makers = [member for member in members if member.role == "makes"] or list(members)
-    name = "+".join(dict.fromkeys(member.operation.name for member in makers))
+def _name(book: Book, slots: list[Slot], label: int, taken: set[str]) -> str:
+    """The layers that make the channels, with the kind of channels where a layer makes several."""
+    parts: dict[str, None] = {}
+    for slot in [slot for slot in slots if slot.role == "makes"] or slots:
+        own = slot.labels[book.channels.resolve(slot.labels) == label]
+        kind = book.channels.kind(int(own[0]))
+        parts.setdefault(f"{slot.operation.name}.{kind}" if kind else slot.operation.name)
+    name = "+".join(parts)
     number = 1
     while (unique := name if number == 1 else f"{name}#{number}") in taken:
         number += 1
     return unique
+
+
+def _width(book: Book, slots: list[Slot], labels: list[int]) -> int:
+    """How far a layer's own count of units falls with each channel."""
+    for slot in slots:
+        if slot.role == "makes" and id(slot.operation) in book.configs:
+            for leaf in leaves(book.configs[id(slot.operation)][1]):
+                inside = np.isin(book.channels.resolve(leaf.labels), labels) if isinstance(leaf, Count) else np.zeros(1)
+                if inside.any():
+                    return int(inside.sum()) // len(labels)
+    return 1
 
 
 def _pinned(book: Book, slots: list[Slot]) -> dict[str, str]:

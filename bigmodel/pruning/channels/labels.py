@@ -66,12 +66,18 @@ class Channels:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._reasons: dict[int, str] = {}
+        self._kinds: dict[int, str] = {}
 
-    def new(self, size: int) -> np.ndarray:
-        """Returns `size` labels that nothing else carries yet."""
+    def new(self, size: int, kind: str = "") -> np.ndarray:
+        """Returns `size` labels that nothing else carries yet; `kind` tells several of one layer apart ("heads")."""
         start = len(self._parent)
         self._parent.extend(range(start, start + size))
+        self._kinds.update(dict.fromkeys(range(start, start + size), kind) if kind else {})
         return np.arange(start, start + size)
+
+    def kind(self, label: int) -> str:
+        """Returns the kind that the label was made with."""
+        return self._kinds.get(label, "")
 
     def find(self, label: int) -> int:
         """Returns the representative of the labels tied to this one."""

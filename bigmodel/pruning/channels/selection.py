@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bigmodel.errors import ArgumentError, describe
+from bigmodel.pruning.channels.cost import CostModel
 from bigmodel.pruning.channels.groups import ChannelMap, Group
 
 Sparsity = float | Mapping[str, float] | Callable[[Group], float]
@@ -72,7 +73,9 @@ def _shares(channels: ChannelMap, sparsity: Sparsity) -> dict[str, float]:
     if isinstance(sparsity, Mapping):
         shares = dict.fromkeys((group.name for group in channels.groups), 0.0)
         for name, share in sparsity.items():
-            named = [g.name for g in channels.groups if name == g.name or name in {layer.name for layer in g.layers}]
+            named = [group.name for group in channels.groups if name == group.name] or [
+                group.name for group in channels.groups if name in {layer.name for layer in group.layers}
+            ]
             if not named:
                 raise ArgumentError(
                     f"No channels can be removed from {name!r}.",
@@ -122,3 +125,75 @@ def _global_counts(channels: ChannelMap, scores: Mapping[str, Any], sparsity: Sp
     for _, name in candidates[: round(sparsity * total)]:
         counts[name] -= 1
     return counts
+
+
+def choose_for_cost(
+    channels: ChannelMap,
+    scores: Mapping[str, Any],
+    costs: CostModel,
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    ranking: Literal["group", "global"] = "global",
+    floor: float = 0.1,
+    round_to: int = 1,
+) -> Keep:
+    """Chooses the smallest share of channels to remove that brings a model to a cost.
+
+    Args:
+        channels: What `find_channels` found.
+        scores: What `score_channels` gave.
+        costs: The cost model of the same model.
+        macs: Most multiply-accumulates, as a fraction of the whole model's; `None`: no bound.
+        parameters: Most parameters, likewise.
+        ranking: See `choose_channels`; so are `floor` and `round_to`.
+        floor: Share of each group that always stays.
+        round_to: Widths are rounded up to a multiple of this.
+
+    Returns:
+        The masks; see `choose_channels`.
+
+    Raises:
+        ArgumentError: No bound is given, or the bound can't be reached above the floor.
+
+    Example:
+        >>> import keras
+        >>> from bigmodel.pruning.channels import CostModel, find_channels
+        >>> inputs = keras.Input((4,))
+        >>> hidden = keras.layers.Dense(20, name="a")(inputs)
+        >>> model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
+        >>> channels = find_channels(model)
+        >>> keep = choose_for_cost(channels, {"a": range(20)}, CostModel(model, channels), macs=0.5)
+        >>> int(keep["a"].sum())
+        10
+    """
+    whole = costs.after({})
+    most_parameters = whole.parameters * (1.0 if parameters is None else parameters)
+    most_macs = whole.macs * (1.0 if macs is None else macs)
+    total = sum(group.size for group in channels.groups)
+
+    def choose(count: int) -> tuple[Keep, bool]:
+        share = count / total
+        keep = choose_channels(channels, scores, share, ranking=ranking, floor=floor, round_to=round_to)
+        cost = costs.after(keep)
+        return keep, cost.parameters <= most_parameters and cost.macs <= most_macs
+
+    low, high = 0, total - 1
+    best, fits = choose(high)
+    if not fits or (macs is None and parameters is None):
+        least = costs.after(best)
+        raise ArgumentError(
+            "The cost can't be reached by removing channels.",
+            received=f"macs={macs}, parameters={parameters}",
+            expected=f"fractions of at least macs={least.macs / max(1, whole.macs):.3f} and "
+            f"parameters={least.parameters / whole.parameters:.3f}, or one of them",
+            fix="Allow more, lower `floor`, or let more layers lose channels.",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        keep, fits = choose(middle)
+        if fits:
+            best, high = keep, middle
+        else:
+            low = middle + 1
+    return best

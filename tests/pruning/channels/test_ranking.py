@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from networks import NETWORKS, mlp, sequential_cnn, squeeze_excite
+from networks import NETWORKS, grouped_cnn, mlp, sequence, sequential_cnn, squeeze_excite
 from reference import random_keep, randomise, samples
 
 from bigmodel.data import as_data
@@ -161,3 +161,9 @@ def test_macs_of_known_layers():
     model = keras.Model(x, layers.Dense(7)(y))
     expected = 64 * 135 + 16 * 90 + 16 * 160 + 4 * 64 * 24 + 2 * 64 * 64 * 6 + 64 * 180 + 42
     assert CostModel(model).after({}).macs == expected
+
+
+def test_a_channel_counts_as_many_units_as_go_with_it():
+    widths = {group.name: group.width for group in find_channels(grouped_cnn()).groups}
+    assert widths == {"in": 2, "few_groups+many_groups+depthwise": 4}
+    assert {group.name: group.width for group in find_channels(sequence()).groups}["last"] == 1  # not its four gates
