@@ -1,0 +1,166 @@
+"""What a training step costs with our callbacks and wrappers, next to the plain step and to tfmot's.
+
+    python -m benchmarks.step_cost [--rounds 15] [--steps 300]
+
+The network is 784-256-128-64-10 with three Dropout(0.5), batch 128, random data. All variants of one library are
+measured interleaved, `steps` steps a round, so that a slow moment of the machine meets them alike; tracing is left out,
+updates of masks are in; the table gives the median over the rounds. tfmot runs in a child process (it switches the
+process to tf_keras) and is compared with the plain step of tf_keras. A table in Markdown is printed, then the same
+figures as one line of JSON.
+
+One more variant is one more entry in VARIANTS (Keras 3) or TFMOT_VARIANTS (tf_keras).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+BATCH = 128
+WARM_UP = 10
+Fit = Callable[[], float]
+"""Trains for one round and returns the seconds of its steps."""
+
+
+def network(keras: Any, optimizer: Any = "adam", wrap: Callable[[Any], Any] = lambda model: model) -> Any:
+    """The reference network, built with Keras 3 or tf_keras, wrapped and compiled."""
+    layers: list[Any] = []
+    for units in (256, 128, 64):
+        layers += [keras.layers.Dense(units, activation="relu"), keras.layers.Dropout(0.5)]
+    model = wrap(keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10, activation="softmax")]))
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def batches(steps: int) -> Any:
+    """Random data of `steps` batches, ready in memory, so that feeding costs the same little everywhere."""
+    import numpy as np
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    x = generator.random((steps * BATCH, 784), dtype="float32")
+    y = generator.integers(0, 10, steps * BATCH)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH, drop_remainder=True).cache().prefetch(4)
+
+
+def plain(steps: int) -> Fit:
+    import keras
+
+    return training(keras, network(keras), steps)
+
+
+def pruning(steps: int) -> Fit:
+    import keras
+
+    from bigmodel.callbacks import MagnitudePruning
+
+    # A slow schedule of many steps, so that each hundredth step updates the masks, as in a long training.
+    return training(keras, network(keras), steps, lambda: [MagnitudePruning(0.8, schedule=lambda step: step / 100_000)])
+
+
+def keeping_zeros(steps: int) -> Fit:
+    import keras
+
+    from bigmodel.callbacks import KeepZeros, MagnitudePruning
+
+    model = network(keras)
+    model.fit(batches(1), verbose=0, callbacks=[MagnitudePruning(0.8, schedule="constant")])
+    return training(keras, model, steps, lambda: [KeepZeros()])
+
+
+def tfmot_plain(steps: int) -> Fit:
+    import tf_keras
+
+    return training(tf_keras, network(tf_keras), steps)
+
+
+def tfmot_pruning(steps: int) -> Fit:
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    sparsity = tfmot.sparsity.keras
+    schedule = sparsity.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=100_000, frequency=100)
+    model = network(tf_keras, wrap=lambda model: sparsity.prune_low_magnitude(model, pruning_schedule=schedule))
+    return training(tf_keras, model, steps, lambda: [sparsity.UpdatePruningStep()])
+
+
+VARIANTS: dict[str, Callable[[int], Fit]] = {
+    "plain": plain,
+    "MagnitudePruning": pruning,
+    "KeepZeros": keeping_zeros,
+}
+TFMOT_VARIANTS: dict[str, Callable[[int], Fit]] = {
+    "tf_keras plain": tfmot_plain,
+    "tfmot pruning wrapper": tfmot_pruning,
+}
+
+
+def training(keras: Any, model: Any, steps: int, callbacks: Callable[[], list[Any]] = list) -> Fit:
+    """Makes the fit of one round: it returns the seconds of `steps` steps, those that trace and warm up left out."""
+
+    class Timer(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if batch == WARM_UP:
+                self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    data = batches(WARM_UP + steps)
+
+    def fit() -> float:
+        timer = Timer()
+        model.fit(data, verbose=0, callbacks=[timer, *callbacks()])
+        return timer.seconds
+
+    return fit
+
+
+def measure(variants: dict[str, Callable[[int], Fit]], rounds: int, steps: int) -> dict[str, float]:
+    """Median milliseconds of a step for each variant, over rounds in which all of them take turns."""
+    fits = {name: make(steps) for name, make in variants.items()}
+    for fit in fits.values():
+        fit()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, fit in fits.items():
+            times[name].append(1000 * fit() / steps)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(step_ms: dict[str, float]) -> str:
+    """The figures as a Markdown table; ratios are to the plain step of the same library."""
+    rows = ["| variant | ms per step | against its plain step |", "|---|---|---|"]
+    for name, value in step_ms.items():
+        base = step_ms["tf_keras plain" if name in TFMOT_VARIANTS else "plain"]
+        rows.append(f"| {name} | {value:.3f} | {value / base:.2f}x |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(TFMOT_VARIANTS, arguments.rounds, arguments.steps)))
+        return
+    step_ms = measure(VARIANTS, arguments.rounds, arguments.steps)
+    command = [sys.executable, "-m", "benchmarks.step_cost", "--child"]
+    command += ["--rounds", str(arguments.rounds), "--steps", str(arguments.steps)]
+    child = subprocess.run(command, env={**os.environ, "TF_USE_LEGACY_KERAS": "1"}, check=True, stdout=subprocess.PIPE)
+    step_ms |= json.loads(child.stdout.splitlines()[-1])
+    print(table(step_ms))
+    print(json.dumps({"step_ms": step_ms}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Which variables of a model are kernels, and which layer each belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keras
+
+from bigmodel.config import Where
+
+Kernel = tuple[keras.Layer, keras.Variable]
+"""A layer and one of its kernels."""
+
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+def is_prunable(layer: keras.Layer) -> bool:
+    """The default of `where`: every layer but depthwise convolutions.
+
+    A depthwise kernel holds few weights of which each serves a whole channel: pruning it costs accuracy and saves
+    nearly nothing.
+    """
+    return not isinstance(layer, _DEPTHWISE)
+
+
+def prunable(model: keras.Model, where: Where | None = None, *, frozen: bool = False) -> list[Kernel]:
+    """Lists the kernels of a model that pruning acts on. The model is not changed.
+
+    Kernels are the variables named `kernel`, `embeddings` or `..._kernel`, wherever they are: in nested and subclassed
+    models, wrappers, recurrent cells and attention. A layer of one's own with other names lists its kernels in a
+    method `get_prunable_weights()`. Shared layers count once.
+
+    A built-in layer is one layer for `where`, whatever it is made of: an `LSTM` or a `MultiHeadAttention` as a whole.
+    Models, wrappers (`Bidirectional`, `TimeDistributed`) and layers of one's own are walked into.
+
+    Args:
+        model: A built model.
+        where: Which layers; `None`: all but depthwise convolutions, and the pointwise kernel alone of separable ones.
+        frozen: Whether kernels that are not trainable are listed too.
+
+    Returns:
+        Pairs of layer and kernel in the order of the model's layers.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1)])
+        >>> [(layer.name, kernel.name) for layer, kernel in prunable(model, lambda layer: layer.name == "a")]
+        [('a', 'kernel')]
+    """
+    selected: dict[int, Kernel] = {}
+    for layer, variables in _owners(model):
+        kernels = [v for v in variables if (frozen or v.trainable) and id(v) not in selected]
+        if where is None:
+            kernels = [v for v in kernels if v.name != "depthwise_kernel"]
+        if kernels and (where or is_prunable)(layer):
+            selected.update((id(variable), (layer, variable)) for variable in kernels)
+    return list(selected.values())
+
+
+def _owners(layer: keras.Layer) -> Iterator[tuple[keras.Layer, list[keras.Variable]]]:
+    if hasattr(layer, "get_prunable_weights"):
+        yield layer, list(layer.get_prunable_weights())
+    elif _is_walked_into(layer):
+        children = layer._flatten_layers(include_self=False, recursive=False)
+        inherited = {id(variable) for child in children for variable in child.variables}
+        yield layer, [v for v in _kernels(layer) if id(v) not in inherited]
+        for child in layer._flatten_layers(include_self=False, recursive=False):
+            yield from _owners(child)
+    else:
+        yield layer, _kernels(layer)
+
+
+def _is_walked_into(layer: keras.Layer) -> bool:
+    is_builtin = type(layer).__module__.split(".")[0] == "keras"
+    return not is_builtin or isinstance(layer, (keras.Model, keras.layers.Wrapper, keras.layers.Bidirectional))
+
+
+def _kernels(layer: keras.Layer) -> list[keras.Variable]:
+    return [v for v in layer.weights if len(v.shape) > 1 and v.name.endswith(("kernel", "embeddings"))]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from bigmodel.config import TrainConfig
+from bigmodel.data import Data, as_data
+from bigmodel.training import clone, fit
+from bigmodel.training.distillation import SOFT_SHARE, TEMPERATURE, distilling
+
+layers = keras.layers
+X = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+INTS = (np.arange(64) % 3).astype("int32")
+WEIGHTS = np.linspace(0.1, 2.0, 64).astype("float32")
+
+
+def network(units, activation, loss, seed):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(units, activation, kernel_regularizer="l2")])
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    return model
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def logits_of(model):
+    kernel, bias = model.get_weights()
+    return X.astype("float64") @ kernel + bias
+
+
+def divergence(teacher, student):
+    p, q = softmax(teacher / TEMPERATURE), softmax(student / TEMPERATURE)
+    return np.sum(p * np.log(p / q), axis=-1) * TEMPERATURE**2
+
+
+def binary(teacher, student):
+    p, z = 1 / (1 + np.exp(-teacher / TEMPERATURE)), student / TEMPERATURE
+    return np.mean(np.logaddexp(0, z) - p * z, axis=-1) * TEMPERATURE**2
+
+
+def squared(teacher, student):
+    return np.mean((teacher - student) ** 2, axis=-1)
+
+
+CASES = {
+    "softmax": (3, "softmax", "sparse_categorical_crossentropy", INTS, divergence),
+    "logits": (3, None, keras.losses.SparseCategoricalCrossentropy(from_logits=True), INTS, divergence),
+    "sigmoid": (1, "sigmoid", "binary_crossentropy", INTS[:, None] % 2, binary),
+    "logit": (1, None, keras.losses.BinaryCrossentropy(from_logits=True), INTS[:, None] % 2, binary),
+    "regression": (2, None, "mse", X[:, :2], squared),
+}
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_is_the_compiled_one_and_the_teachers_by_its_formula(name, weight):
+    units, activation, loss, labels, formula = CASES[name]
+    student, teacher = network(units, activation, loss, 1), network(units, activation, loss, 2)
+    hard = student.evaluate(X, labels, sample_weight=weight, verbose=0, batch_size=64, return_dict=True)["loss"]
+    soft = np.mean(formula(logits_of(teacher), logits_of(student)) * (1 if weight is None else weight))
+    expected = (1 - SOFT_SHARE) * hard + SOFT_SHARE * soft
+    with distilling(student, teacher):
+        # Validation first: it sees the compiled loss alone.
+        assert student.evaluate(X, labels, sample_weight=weight, verbose=0, batch_size=64) == pytest.approx(hard)
+        history = student.fit(X, labels, sample_weight=weight, batch_size=64, verbose=0).history
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_student_is_a_plain_model_afterwards_and_the_teacher_unchanged():
+    student, teacher = network(*CASES["softmax"][:3], 1), network(*CASES["softmax"][:3], 2)
+    before, trainable = teacher.get_weights(), teacher.trainable
+    with distilling(student, teacher):
+        student.fit(X, INTS, verbose=0)
+    assert "compute_loss" not in vars(student)
+    assert teacher.trainable is trainable
+    assert all((a == b).all() for a, b in zip(teacher.get_weights(), before, strict=True))
+    assert len(student.layers) == 1
+    reference = clone(student)
+    for model in (student, reference):
+        model.fit(X, INTS, verbose=0, shuffle=False)
+    np.testing.assert_allclose(student.get_weights()[0], reference.get_weights()[0], rtol=1e-6)
+
+
+def test_without_labels_of_its_own_it_comes_closer_to_the_teacher():
+    student, teacher = network(*CASES["softmax"][:3], 1), network(*CASES["softmax"][:3], 2)
+    labels = teacher.predict(X, verbose=0).argmax(axis=-1)
+    data = as_data(Data(train=(X, labels), validation=(X, labels)))
+    before = divergence(logits_of(teacher), logits_of(student)).mean()
+    result = fit(student, data, TrainConfig(epochs=5, batch_size=16, learning_rate=0.3), teacher=teacher)
+    assert divergence(logits_of(teacher), logits_of(student)).mean() < 0.7 * before
+    assert f"distilled from {teacher.name}" in result.notes
