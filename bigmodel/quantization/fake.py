@@ -37,7 +37,8 @@ def symmetric_scale(weights: Any, bits: int, axes: Sequence[int]) -> Any:
     """
     kept = {axis % len(weights.shape) for axis in axes}
     reduced = tuple(axis for axis in range(len(weights.shape)) if axis not in kept)
-    bound = ops.max(ops.abs(weights), axis=reduced, keepdims=True)
+    high, low = ops.max(weights, axis=reduced, keepdims=True), ops.min(weights, axis=reduced, keepdims=True)
+    bound = ops.maximum(high, -low)
     return ops.maximum(bound, SMALLEST_BOUND) / largest_code(bits)
 
 
@@ -47,19 +48,19 @@ def weight_codes(weights: Any, scale: Any, bits: int) -> Any:
     return ops.clip(ops.round(weights / scale), -limit, limit)
 
 
-def fake_quantize_weights(weights: Any, scale: Any, bits: int) -> Any:
+def fake_quantize_weights(weights: Any, scale: Any, bits: int, *, clips: bool = True) -> Any:
     """Returns weights on the grid of `scale`: what the file dequantizes to. Zero stays zero.
 
     Gradients pass to weights within the grid and stop for those that it clips.
 
     Args:
         weights: Weights of any rank.
-        scale: Positive scales that broadcast against `weights`; taken as constants by the gradient.
+        scale: Positive scales that broadcast against `weights`; constants to the gradient.
         bits: Bits of a code.
+        clips: `False` if the scale is the weights' own min-max, so that none lies outside: that saves time.
     """
-    scale = ops.stop_gradient(scale)
-    bound = scale * largest_code(bits)
-    return _straight_through(ops.clip(weights, -bound, bound), weight_codes(weights, scale, bits) * scale)
+    limit = largest_code(bits)
+    return _on_grid(weights, scale, -limit, limit) if clips else _on_grid(weights, scale)
 
 
 def dynamic_fake_quantize(inputs: Any, granularity: Granularity) -> Any:
@@ -78,10 +79,10 @@ def dynamic_fake_quantize(inputs: Any, granularity: Granularity) -> Any:
     high = ops.maximum(ops.max(inputs, axis=axes, keepdims=True), 0.0)
     width = high - low
     # A range without width means an input of zeros only, which any scale keeps.
-    scale = ops.stop_gradient(ops.where(width > 0, width, 255.0) / 255.0)
-    zero_point = ops.stop_gradient(ops.clip(ops.round(-128.0 - low / scale), -128, 127))
-    codes = ops.clip(ops.round(inputs / scale) + zero_point, -128, 127)
-    return _straight_through(inputs, (codes - zero_point) * scale)
+    scale = ops.where(width > 0, width, 255.0) / 255.0
+    zero_point = ops.clip(ops.round(-128.0 - low / scale), -128, 127)
+    # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
+    return _on_grid(inputs, scale, -128 - zero_point, 127 - zero_point, stops_outside=False)
 
 
 def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
@@ -94,9 +95,7 @@ def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
         scale: The positive scale, a scalar.
         zero_point: The code of zero, -128..127, a scalar.
     """
-    low, high = (-128.0 - zero_point) * scale, (127.0 - zero_point) * scale
-    codes = ops.clip(ops.round(inputs / scale) + zero_point, -128, 127)
-    return _straight_through(ops.clip(inputs, low, high), (codes - zero_point) * scale)
+    return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
 
 
 def static_parameters(low: Any, high: Any) -> tuple[Any, Any]:
@@ -111,6 +110,27 @@ def static_parameters(low: Any, high: Any) -> tuple[Any, Any]:
     return scale, ops.clip(ops.round(-128.0 - low / scale), -128, 127)
 
 
-def _straight_through(passed: Any, rounded: Any) -> Any:
-    """The value of `rounded` with the gradient of `passed`."""
-    return passed + ops.stop_gradient(rounded - passed)
+def _on_grid(values: Any, scale: Any, least: Any = None, most: Any = None, *, stops_outside: bool = True) -> Any:
+    """Returns `clip(round(values / scale), least, most) * scale`, straight through for the gradient.
+
+    The zero point is in the limits instead of being added and taken away again: one pass over the values less. Without
+    limits nothing is clipped.
+    """
+
+    @ops.custom_gradient
+    def rounded(values: Any) -> tuple[Any, Any]:
+        steps = values / scale
+        codes = ops.round(steps)
+        if least is not None:
+            codes = ops.clip(codes, least, most)
+
+        def gradient(*upstreams: Any, upstream: Any = None) -> Any:
+            (given,) = upstreams if upstream is None else (upstream,)
+            if least is None or not stops_outside:
+                return given
+            inside = ops.logical_and(steps >= least - 0.5, steps <= most + 0.5)
+            return given * ops.cast(inside, given.dtype)
+
+        return codes * scale, gradient
+
+    return rounded(values)

@@ -83,7 +83,7 @@ class Quantized(keras.layers.Layer):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its weights on their grids."""
         substituted = [
-            (variable, fake.fake_quantize_weights(variable.value, scale, quantization.bits))
+            (variable, fake.fake_quantize_weights(variable.value, scale, quantization.bits, clips=self.fixed))
             for _, variable, quantization, scale in self.grids()
         ]
         if self.inputs is not None:
