@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
@@ -190,10 +191,13 @@ class _Source:
             for graph in written.subgraphs
             for tensor in graph.tensors
         }
+        twins = _quantized_twins(written)
         ranges = {}
         for known, name in self.tensor_of_range.items():
             quantization = tensors[name].quantization if name in tensors else None
-            if quantization is not None and quantization.scale is not None:
+            if quantization is None or quantization.scale is None:
+                quantization = twins.get(name)
+            if quantization is not None:
                 ranges[known] = [float(quantization.scale[0]), int(quantization.zeroPoint[0])]
         exact = {p["grid"]: _holds(written, tensors, p, self.codes[p["grid"]]) for p in self.placed}
         missing = [name for name in self.codes if name not in exact]
@@ -231,6 +235,19 @@ def _same(values: np.ndarray, expected: np.ndarray) -> bool:
     values, expected = values.ravel(), expected.ravel()
     spread = float(np.abs(expected).max(initial=0.0))
     return bool(np.allclose(values, expected, rtol=1e-4, atol=1e-5 * max(spread, 1e-3)))
+
+
+def _quantized_twins(model: Any) -> dict[str, Any]:
+    """Returns the grids of float tensors that a QUANTIZE op turns into integers, by the float tensor's name.
+
+    Such are the inputs of a file with float io, and what a float op hands to an integer one.
+    """
+    return {
+        tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.inputs[0]]): graph.tensors[op.outputs[0]].quantization
+        for graph in model.subgraphs
+        for op in graph.operators
+        if model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.QUANTIZE
+    }
 
 
 def _cast_to_float16(work: quantizer.Quantizer) -> None:
