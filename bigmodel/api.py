@@ -58,7 +58,8 @@ def prune(
 
     Example:
         >>> import bigmodel as bm, keras, numpy as np
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
+        >>> model = keras.Sequential(layers)
         >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
         >>> sparse = bm.prune(model, (x, y), sparsity=0.5, train=bm.TrainConfig(epochs=1), verbose=0)
         >>> float((sparse.layers[0].kernel.numpy() == 0).mean())
@@ -105,7 +106,8 @@ def quantize(
 
     Example:
         >>> import bigmodel as bm, keras, numpy as np
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
+        >>> model = keras.Sequential(layers)
         >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
         >>> int4 = bm.quantize(model, (x, y), bits=4, train=bm.TrainConfig(epochs=1), verbose=0)
         >>> [type(layer).__name__ for layer in int4.layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ Figures = dict[str, Any]
 
 
 def measure(
-    path: Path, simulation: keras.Model, split: Split, *, like: keras.Model, reference: Evaluation | None, metric: Metric
+    path: Path,
+    simulation: keras.Model,
+    split: Split,
+    *,
+    like: keras.Model,
+    reference: Evaluation | None,
+    metric: Metric,
 ) -> tuple[Figures, Evaluation]:
     """Measures a file, all but its latency. Nothing is changed.
 
@@ -108,8 +115,8 @@ class Choice:
 def choose(candidates: Sequence[Mapping[str, Any]], target: Target, metric: Metric, float_latency_ms: float) -> Choice:
     """Ranks measured candidates by the target.
 
-    Among those within all bounds, `target.optimize` decides. If none is, the one with the best metric is taken and
-    `target_met` is false.
+    Among those within all bounds, `target.optimize` decides; of equally good ones, the one with the better metric. If
+    none is within, the one with the best metric is taken and `target_met` is false.
 
     Args:
         candidates: Figures with name, metric, metric_drop, size_bytes and latency_ms, at least one.
@@ -120,17 +127,22 @@ def choose(candidates: Sequence[Mapping[str, Any]], target: Target, metric: Metr
     broken = {c["name"]: _broken_bounds(c, target, metric) for c in candidates}
     within = [c for c in candidates if not broken[c["name"]]]
     if within:
-        best = min(within, key=lambda c: _rank(c, target, float_latency_ms))
+        best = min(within, key=lambda c: (*_rank(c, target, float_latency_ms), _loss(c, metric), c["name"]))
+        chosen = _why_chosen(best, target, float_latency_ms)
     else:
-        sign = -1.0 if metric.higher_is_better else 1.0
-        best = min(candidates, key=lambda c: (sign * c["metric"], c["size_bytes"], c["name"]))
-    reasons = {}
-    for c in candidates:
-        if c is best:
-            reasons[c["name"]] = _why_chosen(target) if within else "best metric, as none keeps the bounds"
-        else:
-            reasons[c["name"]] = "; ".join(broken[c["name"]]) or _why_lost(c, best, target, float_latency_ms)
+        best = min(candidates, key=lambda c: (_loss(c, metric), c["size_bytes"], c["name"]))
+        chosen = "best metric, as none keeps the bounds"
+    reasons = {
+        c["name"]: chosen if c is best else "; ".join(broken[c["name"]]) or _why_lost(c, best, target, float_latency_ms)
+        for c in candidates
+    }
     return Choice(best["name"], bool(within), reasons)
+
+
+def _loss(c: Mapping[str, Any], metric: Metric) -> float:
+    """The metric as a number that is to be small; what is no number is the worst."""
+    value = -c["metric"] if metric.higher_is_better else c["metric"]
+    return math.inf if math.isnan(value) else value
 
 
 def _broken_bounds(c: Mapping[str, Any], target: Target, metric: Metric) -> list[str]:
@@ -148,23 +160,30 @@ def _broken_bounds(c: Mapping[str, Any], target: Target, metric: Metric) -> list
 
 def _rank(c: Mapping[str, Any], target: Target, float_latency_ms: float) -> tuple[Any, ...]:
     if target.optimize == "latency":
-        return (c["latency_ms"], c["size_bytes"], c["name"])
-    slower = target.optimize == "balanced" and c["latency_ms"] > SLOWER_ALLOWED * float_latency_ms
-    return (slower, c["size_bytes"], c["latency_ms"], c["name"])
+        return (c["latency_ms"], c["size_bytes"])
+    return (_is_held_back(c, target, float_latency_ms), c["size_bytes"])
 
 
-def _why_chosen(target: Target) -> str:
-    return {
-        "balanced": "smallest within the bounds that is not slower than the float file",
-        "size": "smallest within the bounds",
-        "latency": "fastest within the bounds",
-    }[target.optimize]
+def _is_held_back(c: Mapping[str, Any], target: Target, float_latency_ms: float) -> bool:
+    return target.optimize == "balanced" and c["latency_ms"] > SLOWER_ALLOWED * float_latency_ms
+
+
+def _why_chosen(best: Mapping[str, Any], target: Target, float_latency_ms: float) -> str:
+    if target.optimize == "latency":
+        return "fastest within the bounds"
+    if target.optimize == "size":
+        return "smallest within the bounds"
+    if _is_held_back(best, target, float_latency_ms):
+        return f"smallest within the bounds; all of these take over {SLOWER_ALLOWED}x the latency of the float file"
+    return f"smallest within the bounds that takes at most {SLOWER_ALLOWED}x the latency of the float file"
 
 
 def _why_lost(c: Mapping[str, Any], best: Mapping[str, Any], target: Target, float_latency_ms: float) -> str:
-    larger, slower = c["size_bytes"] / best["size_bytes"], c["latency_ms"] / best["latency_ms"]
-    if target.optimize == "latency":
-        return f"{slower:.2f}x the latency of the chosen file"
-    if target.optimize == "balanced" and c["latency_ms"] > SLOWER_ALLOWED * float_latency_ms:
+    if target.optimize == "latency" and c["latency_ms"] != best["latency_ms"]:
+        return f"{c['latency_ms'] / best['latency_ms']:.2f}x the latency of the chosen file"
+    held_back = _is_held_back(c, target, float_latency_ms)
+    if held_back and not _is_held_back(best, target, float_latency_ms):
         return f"{c['latency_ms'] / float_latency_ms:.2f}x the latency of the float file"
-    return f"{larger:.2f}x the size of the chosen file"
+    if c["size_bytes"] != best["size_bytes"]:
+        return f"{c['size_bytes'] / best['size_bytes']:.2f}x the size of the chosen file"
+    return "ties with the chosen file, whose metric is no worse"

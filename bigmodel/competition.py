@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from bigmodel.candidates import Choice, Figures, choose, measure
 from bigmodel.config import Target
 from bigmodel.data import Split
 from bigmodel.errors import ConversionError
 from bigmodel.evaluation import Evaluation, Metric, evaluate_file, measure_latency
 from bigmodel.export.formats import Format
-from bigmodel.journal import Journal, write_whole
+from bigmodel.journal import Journal
+from bigmodel.model_files import ModelFiles
 from bigmodel.progress import Stages
 from bigmodel.quantization import Deployed
 
@@ -24,6 +23,7 @@ AGREEMENT_WANTED = 0.999
 
 Order = tuple[Format, Path]
 Write = Callable[[Sequence[Order]], "Sequence[Deployed | ConversionError]"]
+Make = Callable[[], "Deployed | ConversionError"]
 
 
 @dataclasses.dataclass
@@ -33,14 +33,14 @@ class Competition:
     Args:
         journal: Where each file's figures are kept.
         split: The samples on which files are judged.
-        like: The compiled model whose loss and metrics count.
+        models: Writes the simulations; its model's loss and metrics count.
         metric: The metric that decides.
         stages: Shows what goes on.
     """
 
     journal: Journal
     split: Split
-    like: keras.Model
+    models: ModelFiles
     metric: Metric
     stages: Stages
 
@@ -56,7 +56,8 @@ class Competition:
             ConversionError: It can't be made or does not run; without it there is nothing to compare with.
         """
         with self.stages.stage("float file") as stage:
-            row = self._row("baseline", (), format_, write)
+            names = {format_.name: "baseline"}
+            row = self._row("baseline", (), format_, lambda: self._write([format_], names, write)[0])
             stage.outcome = self._outcome(row)
         if row["status"] == "failed":
             raise ConversionError(
@@ -78,17 +79,17 @@ class Competition:
         title = " + ".join([*steps, f"{len(formats)} file{'s' if len(formats) > 1 else ''}"])
         with self.stages.stage(title) as stage:
             names = {format_.name: "+".join([*steps, format_.name]) for format_ in formats}
-            missing = [f for f in formats if self.journal.recall(f"file {names[f.name]}") is None]
-            made = dict(zip([f.name for f in missing], self._write(missing, names, write), strict=True))
-            rows = [self._row(names[f.name], steps, f, lambda _, f=f: [made[f.name]]) for f in formats]
+            if all(self.journal.recall(f"file {name}") for name in names.values()):
+                made: dict[str, Any] = {}
+            else:  # all together, those that stand there too: each depends on the others that are written with it
+                made = dict(zip(names, self._write(formats, names, write), strict=True))
+            rows = [self._row(names[f.name], steps, f, lambda f=f: made[f.name]) for f in formats]  # type: ignore[misc]
             self.rows += rows
             measured = [row for row in rows if row["status"] != "failed"]
             stage.outcome = "; ".join(f"{row['format']} {row['metric']:.4f}" for row in measured)
         return rows
 
     def _write(self, formats: Sequence[Format], names: dict[str, str], write: Write) -> Sequence[Any]:
-        if not formats:
-            return []
         try:
             return write([(format_, self._path(names[format_.name])) for format_ in formats])
         except ConversionError as error:
@@ -97,23 +98,22 @@ class Competition:
     def _path(self, name: str, suffix: str = ".tflite") -> Path:
         return self.journal.path("candidates", name + suffix)
 
-    def _row(self, name: str, steps: tuple[str, ...], format_: Format, write: Write) -> Figures:
+    def _row(self, name: str, steps: tuple[str, ...], format_: Format, make: Make) -> Figures:
         """Returns the file's row, from the journal where it stands there."""
         head = {"name": name, "format": format_.name, "steps": list(steps)}
-        return self.journal.once(f"file {name}", lambda: {**head, **self._measured(name, format_, write)})
+        return self.journal.once(f"file {name}", lambda: {**head, **self._measured(name, make())})
 
-    def _measured(self, name: str, format_: Format, write: Write) -> Figures:
-        (made,) = write([(format_, self._path(name))])
+    def _measured(self, name: str, made: Deployed | ConversionError) -> Figures:
         try:
             if isinstance(made, ConversionError):
                 raise made
             path = made.written.path
             figures, _ = measure(
-                path, made.simulation, self.split, like=self.like, reference=self.reference, metric=self.metric
+                path, made.simulation, self.split, like=self.models.model, reference=self.reference, metric=self.metric
             )
         except ConversionError as error:
             return {"status": "failed", "reason": str(error).replace("\n", " "), "path": None}
-        write_whole(self._path(name, ".keras"), made.simulation.save)
+        self.models.save(made.simulation, self._path(name, ".keras"))
         inexact = sorted(key for key, exact in made.written.exact.items() if not exact)
         return {
             **figures,
@@ -128,7 +128,7 @@ class Competition:
         """What the float file answered; `None` while it is being made."""
         if self._reference is None and self.baseline:
             path = self.journal.path(self.baseline["path"])
-            self._reference = evaluate_file(path, self.split, like=self.like)
+            self._reference = evaluate_file(path, self.split, like=self.models.model)
         return self._reference
 
     def decide(self, target: Target, sample: Any) -> Choice:
@@ -150,7 +150,9 @@ class Competition:
                 fix="Order other bits, or replace the layers that the messages name.",
             )
         with self.stages.stage("latency, all files in turns"):
-            times = self.journal.once("latency", lambda: self._race([self.baseline, *racing], sample))
+            runners = [self.baseline, *racing]
+            entry = "latency of " + ", ".join(row["name"] for row in runners)
+            times = self.journal.once(entry, lambda: self._race(runners, sample))
         for row in [self.baseline, *racing]:
             row.update(times[row["name"]])
         choice = choose(racing, target, self.metric, self.baseline["latency_ms"])

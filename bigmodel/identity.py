@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 import bigmodel
 from bigmodel.data import Data, Split
 from bigmodel.journal import digest
+from bigmodel.plan import name_of
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 _STREAM_SAMPLES = 256
@@ -21,7 +23,8 @@ _STREAM_SAMPLES = 256
 def identity_of(model: keras.Model, data: Data, plan: dict[str, Any], seed: int) -> dict[str, Any]:
     """Returns the identity of a run, JSON-ready. Nothing is changed.
 
-    Arrays count with every byte, a stream with its size and its first samples.
+    Arrays count with every byte; a stream with its size and its first samples, or with their form alone if they are
+    others at each reading, as those of a shuffled stream are.
 
     Args:
         model: The caller's model, compiled.
@@ -29,15 +32,17 @@ def identity_of(model: keras.Model, data: Data, plan: dict[str, Any], seed: int)
         plan: The orders.
         seed: The seed.
     """
-    splits = {name: _split_digest(getattr(data, name)) for name in ("train", "validation", "test", "calibration")}
+    names = ["train", "validation", "test"]
+    if data.train.in_memory:  # of a stream the calibration samples are the first ones, which count already
+        names.append("calibration")
+    splits = {name: _split_digest(getattr(data, name)) for name in names}
     return {"bigmodel": bigmodel.__version__, "model": _model_digest(model), "data": splits, **plan, "seed": seed}
 
 
 def environment() -> dict[str, Any]:
     """Returns versions and devices, for the report."""
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {
-        **found,
+        **{package: _version(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": keras.distribution.list_devices(),
@@ -46,26 +51,42 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _model_digest(model: keras.Model) -> str:
-    text = json.dumps([_config(model), _name(model.optimizer), model.optimizer.get_config()], default=_name)
-    return digest(text.encode(), *(np.ascontiguousarray(variable).tobytes() for variable in model.variables))
-
-
-def _config(model: keras.Model) -> Any:
+def _version(package: str) -> str | None:
     try:
-        return model.get_config()
-    except NotImplementedError:  # a subclassed model without a config is known by its weights
-        return type(model).__qualname__
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # there is no ai-edge-quantizer for Windows
+        return None
 
 
-def _name(value: Any) -> str:
-    kind = value if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _model_digest(model: keras.Model) -> str:
+    facts = [type(model).__qualname__, _told(model.get_config), _told(model.get_compile_config)]
+    variables = (np.asarray(variable) for variable in model.variables)
+    return digest(json.dumps(facts, default=name_of).encode(), *map(_bytes, variables))
+
+
+def _told(get_config: Callable[[], Any]) -> Any:
+    try:
+        return get_config()
+    except (NotImplementedError, TypeError, ValueError):  # a class of the caller's own, known by its weights then
+        return None
 
 
 def _split_digest(split: Split | None) -> str | None:
     if split is None:
         return None
-    held = split if split.in_memory else split.sample(_STREAM_SAMPLES)
-    arrays = [np.ascontiguousarray(leaf) for part in held.arrays() for leaf in keras.tree.flatten(part) if part is not None]
-    return digest(str(split.size).encode(), *(a.dtype.str.encode() + str(a.shape).encode() + a.tobytes() for a in arrays))
+    arrays = _leaves(split if split.in_memory else split.sample(_STREAM_SAMPLES))
+    form = [str(split.size), *(f"{array.dtype.str} {array.shape[1:]}" for array in arrays)]
+    values = [_bytes(array) for array in arrays]
+    if not split.in_memory:
+        again = [_bytes(array) for array in _leaves(split.sample(_STREAM_SAMPLES))]
+        values = values if digest(*values) == digest(*again) else []
+    return digest(" ".join(form).encode(), *values)
+
+
+def _leaves(split: Split) -> list[np.ndarray]:
+    return [np.asarray(leaf) for part in split.arrays() if part is not None for leaf in keras.tree.flatten(part)]
+
+
+def _bytes(array: np.ndarray) -> Any:
+    """The array's bytes, without a copy where it has numbers in a row."""
+    return array.tobytes() if array.dtype.hasobject else np.ascontiguousarray(array).reshape(-1).view(np.uint8)

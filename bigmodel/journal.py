@@ -13,6 +13,7 @@ from typing import Any
 from bigmodel.errors import DirectoryError
 
 _LOG = "log.jsonl"
+_START = b'{"identity": '
 _FOLDERS = ("candidates", "checkpoints")
 
 
@@ -23,6 +24,9 @@ class Journal:
         directory: The run's directory; it is made where it is missing.
         identity: What the run is about: equal for equal model, data and configs. JSON-ready.
 
+    Attributes:
+        directory: The run's directory.
+
     Raises:
         DirectoryError: The directory holds another run, or other files.
     """
@@ -30,15 +34,22 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         self.directory = Path(directory)
         _check_directory(self.directory)
+        entries = _read(self.directory / _LOG)
+        identity = _as_kept(identity)
+        if entries and entries[0]["identity"] != identity:
+            raise _other_run(self.directory, entries[0]["identity"], identity)
         for folder in _FOLDERS:
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        entries = _read(self.directory / _LOG)
-        identity = json.loads(json.dumps(identity))
-        if entries and entries[0].get("identity") != identity:
-            raise _other_run(self.directory, entries[0].get("identity") or {}, identity)
         self._done = {entry["entry"]: entry["values"] for entry in entries if "entry" in entry}
+        self._seconds = sum(entry.get("seconds", 0.0) for entry in entries)
+        self._mark = time.perf_counter()
         if not entries:
             _append(self.directory / _LOG, {"identity": identity, "time": time.time()})
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work behind the journal, those before an interruption included, lost work not."""
+        return self._seconds + time.perf_counter() - self._mark
 
     def recall(self, entry: str) -> dict[str, Any] | None:
         """Returns what was written under a name, or `None`."""
@@ -46,8 +57,10 @@ class Journal:
 
     def write(self, entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Writes values under a name and returns them as they will be recalled."""
-        kept: dict[str, Any] = json.loads(json.dumps(values))
-        _append(self.directory / _LOG, {"entry": entry, "time": time.time(), "values": kept})
+        kept: dict[str, Any] = _as_kept(values)
+        before, self._seconds, self._mark = self._seconds, self.seconds, time.perf_counter()
+        line = {"entry": entry, "time": time.time(), "seconds": self._seconds - before, "values": kept}
+        _append(self.directory / _LOG, line)
         self._done[entry] = kept
         return kept
 
@@ -74,8 +87,8 @@ def write_whole(path: Path, save: Callable[[Path], Any]) -> Path:
     return path
 
 
-def digest(*parts: bytes) -> str:
-    """Returns a short fingerprint of bytes."""
+def digest(*parts: Any) -> str:
+    """Returns a short fingerprint of bytes, or of whatever shows its bytes in one dimension."""
     state = hashlib.blake2b(digest_size=12)
     for part in parts:
         state.update(part)
@@ -98,6 +111,7 @@ def _check_directory(directory: Path) -> None:
 
 
 def _other_run(directory: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> DirectoryError:
+    theirs, ours = _flat(theirs), _flat(ours)
     different = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
     return DirectoryError(
         "The directory belongs to another run.",
@@ -107,18 +121,43 @@ def _other_run(directory: Path, theirs: Mapping[str, Any], ours: Mapping[str, An
     )
 
 
+def _as_kept(values: Mapping[str, Any]) -> Any:
+    """The values as they come back from the file: what is written and what is recalled are equal."""
+    return json.loads(json.dumps(values))
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity with the parts of each mapping under names like "train.epochs"."""
+    flat: dict[str, Any] = {}
+    for key, value in identity.items():
+        parts = {f"{key}.{part}": inner for part, inner in value.items()} if isinstance(value, dict) else {key: value}
+        flat.update(parts)
+    return flat
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
+    """Returns the entries, and cuts off one that was being written when its run ended."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    # The piece behind the last line end is empty, or an entry that was cut off while it was written.
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    try:
+        entries = [json.loads(line) for line in whole[:end].splitlines()]
+        if not whole.startswith(_START[: len(whole)]) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("not written by a run")
+    except ValueError as error:
+        raise DirectoryError(
+            "The directory's journal can't be read.",
+            received=f"{path} ({error})",
+            expected="the journal of a run of compress_and_tune",
+            fix="Pass another directory.",
+        ) from error
+    if end < len(whole):
+        os.truncate(path, end)
+    return entries
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    whole = path.read_bytes() if path.is_file() else b""
-    if whole and not whole.endswith(b"\n"):
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
     with path.open("ab") as log:
         log.write(json.dumps(entry).encode() + b"\n")
         log.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -12,28 +13,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from bigmodel.candidates import Choice, Figures, measure
 from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
-from bigmodel.data import Data, as_data
-from bigmodel.errors import ConversionError
+from bigmodel.data import Data, Split, as_data
+from bigmodel.errors import ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model, inspect_file, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import environment, identity_of
 from bigmodel.journal import Journal, write_whole
-from bigmodel.plan import Plan
+from bigmodel.model_files import ModelFiles
+from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages
 from bigmodel.pruning import KeepZeros, prune_weights
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.report import Record
 from bigmodel.result import Result
-from bigmodel.training import clone, compile_like, ensure_compiled, pretrain
+from bigmodel.training import clone, ensure_compiled, pretrain
 
-# Most samples of the validation split on which candidates are judged.
+# What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
 _JUDGED_SAMPLES = 10_000
+_JUDGED_BYTES = 500_000_000
 
 
 def compress_and_tune(
@@ -86,19 +90,33 @@ def compress_and_tune(
     Example:
         `result = bm.compress_and_tune(model, (x_train, y_train), target=bm.Target(max_drop=0.005), quantize=8)`
     """
+    check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
     compiled, notes = ensure_compiled(model, data)
     splits = as_data(data, model=compiled, seed=seed, batch_size=plan.train.batch_size)
-    temporary = tempfile.TemporaryDirectory(prefix="bigmodel-") if directory is None else None
-    place = Path(temporary.name if temporary else os.fspath(directory))  # type: ignore[arg-type]
-    journal = Journal(place, identity_of(compiled, splits, plan.to_dict(), seed))
-    if not journal.path("report.json").is_file():
-        run = _Run(compiled, splits, plan, journal, Stages(verbose), seed, tuple(callbacks), [*notes, *plan.notes])
-        run.go()
-    if temporary:
-        for name in ("candidates", "checkpoints"):
-            shutil.rmtree(place / name)
-    return Result(place, keep=temporary)
+    identity = identity_of(compiled, splits, plan.to_dict(), seed)
+    models, stages, notes = ModelFiles(compiled), Stages(verbose), (*notes, *plan.notes)
+    keeps_files = directory is not None
+    with _place(directory) as place:
+        journal = Journal(place, identity)
+        if not journal.path("report.json").is_file():
+            _Run(compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files).go()
+    reading = {"custom_objects": models.custom_objects, "safe_mode": models.safe_mode}
+    return Result(place, **reading, is_temporary=not keeps_files)
+
+
+@contextlib.contextmanager
+def _place(directory: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The directory, or a temporary one, which is removed if the run fails."""
+    if directory is not None:
+        yield Path(directory)
+        return
+    place = Path(tempfile.mkdtemp(prefix="bigmodel-"))
+    try:
+        yield place
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 @dataclasses.dataclass
@@ -109,21 +127,23 @@ class _Run:
     data: Data
     plan: Plan
     journal: Journal
+    models: ModelFiles
     stages: Stages
     seed: int
     callbacks: tuple[keras.callbacks.Callback, ...]
-    notes: list[str]
+    notes: Sequence[str]
+    keeps_files: bool
 
     def __post_init__(self) -> None:
-        self.started = time.perf_counter()
         self.metric = primary_metric(self.model)
-        self.judged = (self.data.validation or self.data.train).sample(_JUDGED_SAMPLES, seed=self.seed)
-        self.competition = Competition(self.journal, self.judged, self.model, self.metric, self.stages)
+        self.judged = _judged(self.data.validation or self.data.train, self.seed)
+        self.competition = Competition(self.journal, self.judged, self.models, self.metric, self.stages)
         self.steps: list[Figures] = []
         self.skipped: dict[tuple[str, str, str], Figures] = {}
 
     def go(self) -> None:
         """The steps in their order."""
+        self._check_orders()
         self.stages.say(f"bigmodel: {self.model.name} into {self.journal.directory}")
         model = self._pretrained()
         self.competition.enter_baseline(lambda orders: self._float_files(model, orders), FORMATS["float32"])
@@ -133,6 +153,30 @@ class _Run:
         x, _, _ = self.judged.sample(1).arrays()
         choice = self.competition.decide(self.plan.target, x)
         self._finish(choice)
+
+    def _check_orders(self) -> None:
+        """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
+        if self.models.problem is not None:
+            if self.plan.prunes or self.plan.train.pretrain_epochs:
+                raise ModelError(
+                    "The model can't be trained in a run that can be cut off.",
+                    received=f"{type(self.model).__name__}: {self.models.problem}",
+                    expected="a model that keras.models.load_model reads back",
+                    fix=f"Write get_config() in {type(self.model).__name__}, or rebuild it with the functional API.",
+                )
+            reason = f"it can't be written as model.keras ({self.models.problem}): the result has its files only"
+            self._skip([{"layer": self.model.name, "step": "save", "reason": reason}])
+        self.quantized_formats = {}
+        for config, formats in self.plan.quantized_formats().items():
+            try:
+                quantize_post_training(self.model, None, dataclasses.replace(config, activations="float"))
+            except ModelError as error:
+                if isinstance(self.plan.quantize, QuantizeConfig):
+                    raise
+                reason = " ".join([error.problem, error.received])
+                self._skip([{"layer": self.model.name, "step": "quantize", "reason": reason}])
+            else:
+                self.quantized_formats[config] = formats
 
     # --- steps that train: done once, kept as a model file -------------------------------------------------------
 
@@ -151,7 +195,7 @@ class _Run:
             if told is None:
                 started = time.perf_counter()
                 made, details = train([*self.callbacks, *stage.callbacks], path.with_suffix(""))
-                write_whole(path, made.save)
+                self.models.save(made, path)
                 figures = {
                     "name": name,
                     "seconds": time.perf_counter() - started,
@@ -160,17 +204,12 @@ class _Run:
                     **details,
                 }
                 told = self.journal.write(f"step {name}", figures)
+                for state in path.parent.glob(f"{name}.npz*"):  # what an interrupted training would have gone on from
+                    state.unlink()
             else:
-                made = self._load(path)
+                made = self.models.load(path)
             stage.outcome = f"{self.metric.name} {told['metric_before']:.4f} -> {told['metric_after']:.4f}"
         self.steps.append(told)
-        return made
-
-    def _load(self, path: Path) -> keras.Model:
-        # The caller's own classes need no registration: they are at hand in the caller's model.
-        classes = {type(layer).__name__: type(layer) for layer in self.model._flatten_layers()}
-        made = keras.models.load_model(path, custom_objects=classes, compile=False)
-        compile_like(made, self.model)
         return made
 
     def _pretrained(self) -> keras.Model:
@@ -183,7 +222,7 @@ class _Run:
             told = pretrain(
                 made, self.data, self.plan.train, callbacks=callbacks, seed=self.seed, checkpoint=checkpoint
             )
-            return made, {"epochs": told.epochs, "notes": list(told.notes)}
+            return made, {"epochs": told.epochs}
 
         return self._step("pretrain", "pretrain", self.model, train, epochs)
 
@@ -213,25 +252,26 @@ class _Run:
 
     def _enter_float(self, network: keras.Model, done: tuple[str, ...]) -> None:
         if self.plan.float_formats:
-            self.competition.enter(
-                done, self.plan.float_formats, lambda orders: self._float_files(network, orders)
-            )
+            self.competition.enter(done, self.plan.float_formats, lambda orders: self._float_files(network, orders))
 
     def _float_files(self, network: keras.Model, orders: Sequence[Order]) -> list[Deployed | ConversionError]:
+        baseline = self.competition.baseline
         with tempfile.TemporaryDirectory(prefix="bigmodel-float-") as folder:
-            source = export_float(network, Path(folder, "float.tflite"))
+            if baseline and not self.plan.prunes:  # the network is the baseline's, and so is its file
+                source = self.journal.path(baseline["path"])
+            else:
+                source = export_float(network, Path(folder, "float.tflite"))
             written = write_files(source, orders)
         return [Deployed(w, network) if isinstance(w, Written) else w for w in written]
 
     def _enter_quantized(self, network: keras.Model, done: tuple[str, ...]) -> None:
-        for config, formats in self.plan.quantized_formats().items():
+        for config, formats in self.quantized_formats.items():
             rows: list[Figures] = []
             if config.method != "aware":
                 simulation, skipped = quantize_post_training(network, self.data, _weights_of(config))
                 self._skip(skipped)
                 rows = self._deployed(simulation, done, formats)
-            wants_training = config.method == "aware" or (config.method == "auto" and self.plan.quantize is not None)
-            if wants_training and not any(self._within(row) for row in rows):
+            if config.method != "post_training" and not any(self._within(row) for row in rows):
                 simulation = self._aware(network, config, done)
                 self._deployed(simulation, (*done, "aware"), formats)
 
@@ -266,37 +306,38 @@ class _Run:
 
     def _finish(self, choice: Choice) -> None:
         chosen = next(row for row in self.competition.rows if row["name"] == choice.name)
-        source = self.journal.path("candidates", choice.name)
-        path = write_whole(
-            self.journal.path("model.tflite"), lambda to: shutil.copyfile(source.with_name(f"{choice.name}.tflite"), to)
-        )
-        write_whole(
-            self.journal.path("model.keras"), lambda to: shutil.copyfile(source.with_name(f"{choice.name}.keras"), to)
-        )
+        path = self._take(f"{choice.name}.tflite", "model.tflite")
+        if self.models.problem is None:
+            self._take(f"{choice.name}.keras", "model.keras")
         with self.stages.stage("final figures of the file") as stage:
-            final = self.journal.once("final", lambda: self._final(path))
+            final = self.journal.once(f"final {choice.name}", lambda: self._final(path))
             stage.outcome = f"{self.metric.name} {final['final']['metric']:.4f}"
         record = self._record(choice, chosen, final, path)
         for name, text in (("report.html", record.to_html()), ("report.json", record.to_json())):
-            write_whole(self.journal.path(name), lambda to, text=text: to.write_text(text, encoding="utf-8"))
+            write_whole(self.journal.path(name), lambda to, text=text: to.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        if not self.keeps_files:
+            for name in ("candidates", "checkpoints"):
+                shutil.rmtree(self.journal.path(name))
+
+    def _take(self, candidate: str, name: str) -> Path:
+        source = self.journal.path("candidates", candidate)
+        return write_whole(self.journal.path(name), lambda to: shutil.copyfile(source, to))
 
     def _final(self, path: Path) -> Figures:
         """Baseline and chosen file on the held-out split, where nothing was chosen by it."""
         split = self.data.test or self.data.validation or self.data.train
         baseline, reference = measure(
-            self.journal.path(self.competition.baseline["path"]), self._load_float(), split,
+            self.journal.path(self.competition.baseline["path"]),
+            self.models.load(self.journal.path("candidates", "baseline.keras")), split,
             like=self.model, reference=None, metric=self.metric,
         )  # fmt: skip
-        simulation = keras.models.load_model(self.journal.path("model.keras"), compile=False)
+        simulation = self.models.load(self.journal.path("model.keras"))
         final, answers = measure(path, simulation, split, like=self.model, reference=reference, metric=self.metric)
         return {
             "split": split.name,
             "baseline": {**baseline, "per_class": reference.per_class},
             "final": {**final, "per_class": answers.per_class},
         }
-
-    def _load_float(self) -> keras.Model:
-        return self._load(self.journal.path("candidates", "baseline.keras"))
 
     def _record(self, choice: Choice, chosen: Figures, final: Figures, path: Path) -> Record:
         timed = ("latency_ms", "latency_p95_ms")
@@ -312,12 +353,12 @@ class _Run:
                 **{key: chosen[key] for key in ("name", "format", *timed)},
                 "quantized_weights_exact": not chosen["not_in_file"],
             },
-            candidates=self.competition.rows,
+            candidates=[{**row, "path": row["path"] if self.keeps_files else None} for row in self.competition.rows],
             steps=self.steps,
             skipped=list(self.skipped.values()),
             environment=environment(),
             seed=self.seed,
-            seconds=time.perf_counter() - self.started,
+            seconds=self.journal.seconds,
             higher_is_better=self.metric.higher_is_better,
             target={"size": target.size, "latency_ms": target.latency_ms, "optimize": target.optimize},
             split=final["split"],
@@ -334,6 +375,15 @@ class _Run:
         if final["final"]["metric_drop"] > self.plan.target.max_drop:
             drop = final["final"]["metric_drop"]
             yield f"chosen within the bound on the judged samples, the file is {drop:.4f} worse on {final['split']}"
+
+
+def _judged(split: Split, seed: int) -> Split:
+    count = _JUDGED_SAMPLES
+    if not split.in_memory:
+        parts = (part for part in split.sample(1).arrays() if part is not None)
+        one = sum(np.asarray(leaf).nbytes for part in parts for leaf in keras.tree.flatten(part))
+        count = max(1, min(count, _JUDGED_BYTES // one))
+    return split.sample(count, seed=seed)
 
 
 def _weights_of(config: QuantizeConfig) -> QuantizeConfig:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import keras
+
 from bigmodel.config import Config, PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
-from bigmodel.errors import ArgumentError, ArgumentTypeError, describe
+from bigmodel.errors import ArgumentError, ArgumentTypeError, ModelError, describe
 from bigmodel.export.formats import FORMATS, Format, format_of
 
 
@@ -34,29 +36,30 @@ class Plan:
         """Resolves the arguments of `compress_and_tune`.
 
         Raises:
-            ArgumentError: A value is out of range, or asks for what this version does not do.
+            ArgumentError: A value is out of range, contradicts another, or asks for what this version does not do.
             ArgumentTypeError: A value is of a type that can't be used.
         """
-        notes = []
-        for name, value in (("augment", augment), ("tune", tune)):
-            if value not in ("auto", None):
-                raise ArgumentError(
-                    f"{name} can't be ordered.",
-                    received=f"{name}={describe(value)}",
-                    expected="'auto' or None: this version does no such step",
-                    fix=f"Leave {name} out.",
-                )
-            if value == "auto":
-                notes.append(f"{name}='auto': this version has no such step, nothing was done")
-        if prune == "auto":
+        notes = [note for name, value in (("augment", augment), ("tune", tune)) for note in _not_done(name, value)]
+        if isinstance(prune, str) and prune == "auto":
             notes.append("prune='auto': zeros do not shrink a .tflite, so that nothing was pruned")
-        return cls(
+        plan = cls(
             target=_of_type(target, Target, "target"),
             train=_of_type(train, TrainConfig, "train"),
             prunes=_prunes(prune),
             quantize=resolve(quantize, QuantizeConfig, "bits"),
             notes=tuple(notes),
         )
+        plan._check_contradictions()
+        return plan
+
+    def _check_contradictions(self) -> None:
+        if self.train.epochs == 0 and isinstance(self.quantize, QuantizeConfig) and self.quantize.method == "aware":
+            raise ArgumentError(
+                "The orders contradict each other.",
+                received="quantize with method='aware', train with epochs=0",
+                expected="at least one epoch for quantization-aware training",
+                fix="Pass train=bm.TrainConfig(epochs=5), or method='post_training'.",
+            )
 
     @property
     def float_formats(self) -> list[Format]:
@@ -81,6 +84,19 @@ class Plan:
         }
 
 
+def _not_done(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str) and value == "auto":
+        return [f"{name}='auto': this version has no such step, nothing was done"]
+    raise ArgumentError(
+        f"{name} can't be ordered.",
+        received=f"{name}={describe(value)}",
+        expected="'auto' or None: this version does no such step",
+        fix=f"Leave {name} out.",
+    )
+
+
 def _formats(config: QuantizeConfig) -> list[Format]:
     kinds = ("float", "dynamic", "static") if config.activations == "auto" else (config.activations,)
     return [f for f in FORMATS.values() if f.bits == config.bits and f.activations in kinds]
@@ -88,8 +104,8 @@ def _formats(config: QuantizeConfig) -> list[Format]:
 
 def _prunes(value: Any) -> tuple[PruneConfig, ...]:
     values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-    resolved = [resolve(v, PruneConfig, "sparsity") for v in values if v is not None]
-    if len(values) > 1 and any(not isinstance(config, PruneConfig) for config in resolved):
+    resolved = [resolve(v, PruneConfig, "sparsity") for v in values]
+    if isinstance(value, (list, tuple)) and any(not isinstance(config, PruneConfig) for config in resolved):
         raise ArgumentTypeError(
             "This can't be used as a list of prunings.",
             received=describe(value),
@@ -113,9 +129,53 @@ def _of_type(value: Any, config: type[Any], name: str) -> Any:
 
 
 def _named(config: Config) -> dict[str, Any]:
-    def name(value: Any) -> Any:
-        if isinstance(value, Callable):  # type: ignore[arg-type]
-            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-        return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__qualname__
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    plain = (type(None), str, int, float, bool)
+    return {name: value if isinstance(value, plain) else name_of(value) for name, value in values.items()}
 
-    return {field.name: name(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+def name_of(value: Any) -> str:
+    """Returns the qualified name of a function or class; of any other value that of its class.
+
+    >>> name_of(PruneConfig), name_of(PruneConfig())
+    ('bigmodel.config.PruneConfig', 'bigmodel.config.PruneConfig')
+    """
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def check_call(model: Any, *, seed: Any, verbose: Any, callbacks: Any) -> None:
+    """Checks the arguments of `compress_and_tune` that are no orders.
+
+    Raises:
+        ArgumentError: The seed is negative.
+        ArgumentTypeError: One is of a type that can't be used.
+        ModelError: The model has no weights yet.
+    """
+    for name, value, kind, what in (
+        ("model", model, keras.Model, "a Keras 3 model"),
+        ("seed", seed, int, "a whole number"),
+        ("verbose", verbose, int, "0, 1 or 2"),
+        ("callbacks", callbacks, Sequence, "a list of Keras callbacks"),
+    ):
+        if not isinstance(value, kind):
+            raise ArgumentTypeError(
+                f"{name} can't be used.", received=describe(value), expected=what, fix=f"Pass {name} as {what}."
+            )
+    strange = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.Callback)]
+    if strange:
+        raise ArgumentTypeError(
+            "callbacks can't be used.",
+            received=describe(strange[0]),
+            expected="instances of keras.callbacks.Callback",
+            fix="Pass callbacks=[MyCallback()].",
+        )
+    if seed < 0:
+        raise ArgumentError("seed can't be used.", received=describe(seed), expected="0 or more", fix="Pass seed=0.")
+    if not model.built:
+        raise ModelError(
+            "The model has no weights yet.",
+            received=f"{type(model).__name__} {model.name!r}, not built",
+            expected="a built model",
+            fix="Start it with keras.Input(shape), or call model.build(input_shape).",
+        )

@@ -9,7 +9,15 @@ from typing import Any
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Stages:
@@ -32,10 +40,12 @@ class Stages:
             epochs: Most epochs it trains; 0: it does not train.
         """
         started = time.perf_counter()
-        columns = [SpinnerColumn(), TextColumn("{task.description}")]
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
         if epochs:
             columns += [BarColumn(bar_width=24), TextColumn("{task.fields[note]}"), TimeRemainingColumn()]
-        with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        columns.append(TimeElapsedColumn())
+        hidden = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as bar:
             stage = Stage(bar, title, epochs)
             yield stage
         seconds = time.perf_counter() - started

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigmodel.errors import DirectoryError
+from bigmodel.errors import DirectoryError, ModelError
 from bigmodel.report import Record
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ class Result:
 
     Args:
         directory: The run's directory.
-        keep: What keeps a temporary directory alive as long as the result.
+        custom_objects: Classes and functions that `.model` needs and that are not registered with Keras, by name.
+        safe_mode: Whether Keras refuses functions without a name (`Lambda` layers), which may hold any code.
+        is_temporary: Whether the directory ends with the result.
 
     Attributes:
         report: The record: print it, or call `.to_dict()`, `.to_json()`, `.to_html()`.
@@ -34,7 +38,12 @@ class Result:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, keep: tempfile.TemporaryDirectory[str] | None = None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        custom_objects: Mapping[str, Any] | None = None,
+        safe_mode: bool = True,
+        is_temporary: bool = False,
     ) -> None:
         self.directory = Path(directory)
         self.litert_path = self.directory / "model.tflite"
@@ -48,36 +57,54 @@ class Result:
                 fix="Pass the directory that was given to compress_and_tune, or call it again to finish the run.",
             )
         self.report = Record.from_json(report.read_text(encoding="utf-8"))
-        self._keep = keep
+        self._reading = {"custom_objects": dict(custom_objects or {}), "safe_mode": safe_mode}
         self._model: Any = None
+        if is_temporary:
+            weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
 
     @property
     def model(self) -> keras.Model:
-        """The Keras model that simulates the file, loaded when first asked for; float32 policy."""
-        if self._model is None:
-            import keras
+        """The Keras model that simulates the file, loaded when first asked for; float32 policy.
 
-            self._model = keras.models.load_model(self.directory / "model.keras", compile=False)
+        Raises:
+            ModelError: Keras can't write the caller's class of model, or can't read it back.
+        """
+        if self._model is None:
+            self._model = self._load()
         return self._model
 
-    @model.setter
-    def model(self, model: keras.Model) -> None:
-        self._model = model
+    def _load(self) -> keras.Model:
+        import keras
+
+        path = self.directory / "model.keras"
+        saved = [row["reason"] for row in self.report.skipped if row["step"] == "save"]
+        try:
+            if saved:
+                raise TypeError(saved[0])
+            return keras.models.load_model(path, compile=False, **self._reading)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                "The model can't be read back.",
+                received=f"{path}: {' '.join(str(error).split())[:300]}",
+                expected="classes and functions that Keras finds, each with a get_config()",
+                fix="Pass load_result(directory, custom_objects={...}), or register them with Keras.",
+            ) from error
 
     def __repr__(self) -> str:
-        final = self.report.final
-        name = self.report.metric
-        return f"Result({name}={final['metric']:.4f}, size_bytes={final['size_bytes']}, directory={str(self.directory)!r})"
+        name, final = self.report.metric, self.report.final
+        figures = f"{name}={final['metric']:.4f}, size_bytes={final['size_bytes']}"
+        return f"Result({figures}, directory={str(self.directory)!r})"
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 
 
-def load_result(directory: str | os.PathLike[str]) -> Result:
+def load_result(directory: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None) -> Result:
     """Reads the result of a finished run from its directory, which is not changed. Loads no Keras before `.model`.
 
     Args:
         directory: What was given to `compress_and_tune(..., directory=...)`.
+        custom_objects: Classes and functions of the model that are not registered with Keras, by name.
 
     Returns:
         The result.
@@ -88,4 +115,4 @@ def load_result(directory: str | os.PathLike[str]) -> Result:
     Example:
         `bm.load_result("runs/shoes").report`
     """
-    return Result(directory)
+    return Result(directory, custom_objects=custom_objects)
