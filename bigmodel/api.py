@@ -200,7 +200,8 @@ def _float16(model: keras.Model, path: str | os.PathLike[str], wanted: Format, t
 
 def _wanted_format(simulation: keras.Model, name: str | None) -> Format:
     bits = min(w.bits for layer in quantized_layers(simulation) for w in layer.quantized_weights.values())
-    wanted = format_of(bits, activations_of(simulation)) if name is None else format_named(name)
+    activations: Any = activations_of(simulation)  # never "auto": a simulation knows
+    wanted = format_of(bits, activations) if name is None else format_named(name)
     if wanted.quantized and wanted.bits != bits:
         raise ArgumentError(
             "The format does not fit the model.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,7 +239,8 @@ class LiteModel:
         self._shapes = None
         for index, shape in zip(self._input_ids, shapes, strict=True):
             self._interpreter.resize_tensor_input(index, shape)
-        self._interpreter.allocate_tensors()
+        with _without_greeting():
+            self._interpreter.allocate_tensors()
         self._shapes = shapes
 
     def _failure(self, error: Exception) -> ConversionError:
@@ -349,3 +351,29 @@ def _fit_rank(array: np.ndarray, info: TensorInfo) -> np.ndarray:
             fix="Add the sample axis: x[None]." if single else "Reshape the input; its first axis is the sample.",
         )
     return array
+
+
+@contextlib.contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Keeps what the runtime says when it first prepares a file ("Created XNNPACK delegate") off the terminal."""
+    global _greeted
+    if _greeted:
+        yield
+        return
+    _greeted = True
+    try:
+        own = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)
+
+
+_greeted = False

@@ -28,7 +28,7 @@ from bigmodel.identity import environment, identity_of
 from bigmodel.journal import Journal, write_whole
 from bigmodel.model_files import ModelFiles
 from bigmodel.plan import Plan, check_call
-from bigmodel.progress import Stages
+from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepZeros, prune_weights
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.report import Record
@@ -97,12 +97,12 @@ def compress_and_tune(
     identity = identity_of(compiled, splits, plan.to_dict(), seed)
     models, stages, notes = ModelFiles(compiled), Stages(verbose), (*notes, *plan.notes)
     keeps_files = directory is not None
-    with _place(directory) as place:
+    with _place(directory) as place, without_tracing_warnings():
         journal = Journal(place, identity)
         if not journal.path("report.json").is_file():
             _Run(compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files).go()
-    reading = {"custom_objects": models.custom_objects, "safe_mode": models.safe_mode}
-    return Result(place, **reading, is_temporary=not keeps_files)
+    custom_objects, safe_mode = models.custom_objects, models.safe_mode
+    return Result(place, custom_objects=custom_objects, safe_mode=safe_mode, is_temporary=not keeps_files)
 
 
 @contextlib.contextmanager

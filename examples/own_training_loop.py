@@ -35,7 +35,7 @@ for layer in model.layers:
 
 # %% Quantization-aware training gives a new model; the one above stays as it is.
 train = bm.TrainConfig(epochs=3, batch_size=64)
-quantized = bm.quantize(model, (x_train, y_train), bits=8, method="aware", train=train)
+quantized = bm.quantize(model, (x_train, y_train), bm.QuantizeConfig(bits=8, method="aware"), train=train)
 
 # %% The file holds the very grid that the training has seen.
 path = bm.export_litert(quantized, "digits.tflite")

@@ -221,7 +221,7 @@ TRAIN = bm.TrainConfig(epochs=1, batch_size=48)
 # One row for each step: arguments that make it do its work, all of it, in a moment.
 CALLS: dict[str, dict[str, Any]] = {
     "prune": {"sparsity": 0.5, "train": TRAIN},
-    "quantize": {"bits": 8, "method": "aware", "train": TRAIN},
+    "quantize": {"bits": bm.QuantizeConfig(bits=8, method="aware"), "train": TRAIN},
     "evaluate": {},
     "compress_and_tune": {"prune": 0.5, "quantize": 8, "train": TRAIN, "verbose": 0},
 }

@@ -1,0 +1,149 @@
+"""What the arguments of `compress_and_tune` order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import pytest
+
+import bigmodel as bm
+from bigmodel.errors import ArgumentError, ArgumentTypeError, BigmodelError, ModelError
+from bigmodel.plan import Plan, check_call
+
+
+def plan(**orders: Any) -> Plan:
+    return Plan.of(**{**dict.fromkeys(("target", "augment", "tune", "prune", "quantize", "train")), **orders})
+
+
+def formats(plan: Plan) -> list[str]:
+    return [f.name for f in plan.float_formats] + [f.name for fs in plan.quantized_formats().values() for f in fs]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "compete"),
+    [
+        (None, {"float32", "float16", "weight_only_int8"}),
+        (8, {"weight_only_int8", "dynamic_int8", "static_int8"}),
+        (4, {"weight_only_int4", "dynamic_int4"}),
+        (bm.QuantizeConfig(activations="static"), {"static_int8"}),
+        (bm.QuantizeConfig(bits=4, activations="float"), {"weight_only_int4"}),
+        (
+            "auto",
+            {
+                *("float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8"),
+                *("weight_only_int4", "dynamic_int4"),
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_what_competes_under_an_order(quantize, compete):
+    names = formats(plan(quantize=quantize))
+    assert set(names) == compete and len(names) == len(compete)
+
+
+def test_without_quantization_nothing_is_trained_for_storage():
+    (config,) = plan(quantize=None).quantized_formats()
+    assert (config.method, config.activations) == ("post_training", "float")
+
+
+@pytest.mark.parametrize(
+    ("prune", "sparsities"),
+    [
+        ("auto", []),
+        (None, []),
+        ([], []),
+        (0.0, []),
+        (0.5, [0.5]),
+        (bm.PruneConfig(sparsity=0.8), [0.8]),
+        ([0.5, bm.PruneConfig(sparsity=0.8)], [0.5, 0.8]),
+        ((0.3,), [0.3]),
+    ],
+    ids=str,
+)
+def test_prunings_in_their_order(prune, sparsities):
+    assert [config.sparsity for config in plan(prune=prune).prunes] == sparsities
+
+
+@pytest.mark.parametrize("prune", [["auto"], [0.5, "auto"], [None], "half", {0.5}, True], ids=str)
+def test_what_is_no_pruning_is_refused(prune):
+    with pytest.raises(ArgumentTypeError) as caught:
+        plan(prune=prune)
+    assert caught.value.received and caught.value.expected and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("orders", "says"),
+    [
+        ({"prune": 1.5}, "PruneConfig.sparsity"),
+        ({"prune": [0.5, -1]}, "PruneConfig.sparsity"),
+        ({"quantize": 3}, "QuantizeConfig.bits"),
+        ({"quantize": "int8"}, "QuantizeConfig"),
+        ({"quantize": bm.PruneConfig()}, "QuantizeConfig"),
+        ({"tune": 20}, "tune can't be ordered"),
+        ({"augment": "flip"}, "augment can't be ordered"),
+        ({"target": 0.01}, "target can't be used"),
+        ({"train": 5}, "train can't be used"),
+        (
+            {"quantize": bm.QuantizeConfig(method="aware"), "train": bm.TrainConfig(epochs=0)},
+            "The orders contradict each other.",
+        ),
+    ],
+)
+def test_an_order_that_can_not_be_followed_is_refused_in_three_parts(orders, says):
+    with pytest.raises(BigmodelError) as caught:
+        plan(**orders)
+    assert says in caught.value.problem
+    assert caught.value.received and caught.value.expected and caught.value.fix
+
+
+def test_what_was_left_open_is_told():
+    notes = plan(augment="auto", tune="auto", prune="auto").notes
+    assert [note.split("=")[0] for note in notes] == ["augment", "tune", "prune"]
+    assert plan().notes == ()
+
+
+def where(layer: keras.layers.Layer) -> bool:
+    return layer.name != "head"
+
+
+def test_equal_orders_are_equal_dicts_and_other_orders_are_not():
+    orders: list[dict[str, Any]] = [
+        {},
+        {"prune": 0.5},
+        {"prune": [0.5, 0.5]},
+        {"prune": bm.PruneConfig(sparsity=0.5, where=where)},
+        {"prune": bm.PruneConfig(sparsity=0.5, schedule="constant")},
+        {"quantize": 8},
+        {"quantize": "auto"},
+        {"train": bm.TrainConfig(epochs=1)},
+        {"target": bm.Target(size="1KB")},
+    ]
+    dicts = [plan(**order).to_dict() for order in orders]
+    assert all((a == b) == (i == j) for i, a in enumerate(dicts) for j, b in enumerate(dicts))
+    assert plan(prune=0.5).to_dict() == plan(prune=bm.PruneConfig()).to_dict()
+    assert plan(prune=bm.PruneConfig(where=where)).to_dict()["prune"][0]["where"] == f"{__name__}.where"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"model": "model.keras"}, ArgumentTypeError),
+        ({"model": keras.Sequential([keras.layers.Dense(2)])}, ModelError),
+        ({"seed": -1}, ArgumentError),
+        ({"seed": 1.5}, ArgumentTypeError),
+        ({"verbose": None}, ArgumentTypeError),
+        ({"callbacks": keras.callbacks.TerminateOnNaN()}, ArgumentTypeError),
+        ({"callbacks": [keras.callbacks.TerminateOnNaN]}, ArgumentTypeError),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_the_call_itself_is_checked(wrong, error):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    right = {"model": model, "seed": 0, "verbose": 1, "callbacks": [keras.callbacks.TerminateOnNaN()]}
+    check_call(right.pop("model"), **right)
+    arguments = {"model": model, **right, **wrong}
+    with pytest.raises(error) as caught:
+        check_call(arguments.pop("model"), **arguments)
+    assert caught.value.received and caught.value.expected and caught.value.fix
