@@ -7,7 +7,7 @@ attribute of a graph is read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import keras
@@ -152,8 +152,9 @@ def rebuild(
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="a")])
-        >>> rebuild(model, after=lambda call, y: keras.layers.ReLU()(y) if call.operation.name == "a" else y).layers[-1]
-        <ReLU name=re_lu, built=True>
+        >>> relu = keras.layers.ReLU(name="b")
+        >>> rebuild(model, after=lambda call, y: relu(y) if call.operation.name == "a" else y).layers[-1]
+        <ReLU name=b, built=True>
     """
     made: dict[int, keras.Operation] = {}
     copies: list[tuple[keras.Operation, keras.Operation]] = []
@@ -192,8 +193,7 @@ def rebuild(
     new_model = build(model)
     if copy_weights:
         for old, new in copies:
-            for source, target in zip(getattr(old, "variables", ()), getattr(new, "variables", ()), strict=True):
-                target.assign(source)
+            set_variables(new, getattr(old, "variables", ()))
     return new_model
 
 
@@ -213,6 +213,14 @@ def copy_operation(operation: keras.Operation, changes: Mapping[str, Any] | None
             fix="Give the class a `get_config` with all arguments of its constructor, and register its custom "
             "functions with `keras.saving.register_keras_serializable`.",
         ) from error
+
+
+def set_variables(operation: keras.Operation, values: Iterable[Any]) -> None:
+    """Assigns all variables of a layer, in place, with what it derives from them (`Normalization`)."""
+    for variable, value in zip(getattr(operation, "variables", ()), values, strict=True):
+        variable.assign(value)
+    if hasattr(operation, "finalize_state"):
+        operation.finalize_state()
 
 
 def substitute(structure: Any, tensors: Mapping[int, Any]) -> Any:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from bigmodel.errors import ArgumentError
-from bigmodel.graph import Call, copy_operation, is_graph, rebuild
+from bigmodel.graph import Call, copy_operation, is_graph, rebuild, set_variables
 from bigmodel.pruning.channels.groups import ChannelMap, find_channels
 from bigmodel.pruning.channels.site import fill, leaves, root_share
 
@@ -85,7 +85,7 @@ class _Removal:
     def run(self, model: keras.Model) -> keras.Model:
         smaller = rebuild(model, self.replace, before=self.before)
         for old, new in self.copies:
-            self.transfer(old, new)
+            set_variables(new, map(self.sliced, getattr(old, "variables", ())))
         return smaller
 
     def replace(self, operation: keras.Operation) -> keras.Operation | None:
@@ -122,13 +122,12 @@ class _Removal:
         new = [arg if part is None else fill(part, self.kept) for arg, part in zip(args, template, strict=True)]
         return tuple(new), kwargs
 
-    def transfer(self, old: keras.Operation, new: keras.Operation) -> None:
-        """Copies the variables' values, without the positions that go."""
-        for source, target in zip(getattr(old, "variables", ()), getattr(new, "variables", ()), strict=True):
-            value = keras.ops.convert_to_numpy(source)
-            for axis, positions in self.slices.get(id(source), ()):
-                value = np.take(value, positions, axis=axis)
-            for variable, labels in self.book.scales:
-                if variable is source:
-                    value = value * root_share(labels, self.kept)
-            target.assign(value)
+    def sliced(self, variable: keras.Variable) -> np.ndarray:
+        """The variable's values, without the positions that go."""
+        value = keras.ops.convert_to_numpy(variable)
+        for axis, positions in self.slices.get(id(variable), ()):
+            value = np.take(value, positions, axis=axis)
+        for scaled, labels in self.book.scales:
+            if scaled is variable:
+                value = value * root_share(labels, self.kept)
+        return value

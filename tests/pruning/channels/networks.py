@@ -171,6 +171,37 @@ def einsum_and_3d():
     return keras.Model(x, layers.Dense(2, name="head")(layers.Flatten()(y)))
 
 
+def gated_attention():
+    x = keras.Input((5, 8))
+    y = layers.Dense(12, activation="relu", name="dense")(x)
+    a = layers.MultiHeadAttention(4, 6, value_dim=5, use_gate=True, name="many")(y, y)
+    b = layers.GroupQueryAttention(4, 4, 2, use_gate=True, name="grouped")(y, y)
+    return keras.Model(x, layers.Dense(2, name="head")(layers.Concatenate()([a, b])))
+
+
+def called_twice():
+    x = keras.Input((6,), name="x")
+    inner = keras.Model(x, layers.Dense(8, activation="relu", name="cut")(x)[:, 2:], name="inner")
+    outer = keras.Input((6,))
+    y = inner(outer)
+    z = inner(layers.Dense(6, name="between")(layers.Dense(9, activation="relu", name="wide")(y)))
+    return keras.Model(outer, layers.Dense(2, name="head")(y + z))
+
+
+def backbone():
+    x = keras.Input((16, 16, 3), name="image")
+    y = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="stem")(x)
+    y = layers.ReLU(6.0)(layers.BatchNormalization(name="stem_norm")(y))
+    z = layers.Conv2D(24, 1, use_bias=False, name="expand")(y)
+    z = layers.ReLU(6.0)(layers.BatchNormalization(name="expand_norm")(z))
+    z = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(z)
+    z = layers.Conv2D(8, 1, name="project")(layers.BatchNormalization(name="depthwise_norm")(z))
+    base = keras.Model(x, layers.Add()([y, z]), name="base")
+    scale = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0])
+    top = [layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(3, name="head")]
+    return keras.Sequential([keras.Input((16, 16, 3)), layers.RandomFlip(), scale, base, *top])
+
+
 NETWORKS = [
     mlp,
     sequential_cnn,
@@ -186,4 +217,7 @@ NETWORKS = [
     op_nodes,
     hand_written_attention,
     einsum_and_3d,
+    gated_attention,
+    called_twice,
+    backbone,
 ]

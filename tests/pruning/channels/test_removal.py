@@ -57,6 +57,16 @@ def test_channels_of_the_smaller_model_are_those_that_stayed():
     assert remove_channels(model, {"a": keep}, dropout="keep").layers[2].rate == pytest.approx(0.2)
 
 
+def test_what_a_layer_derives_from_its_variables_comes_along():
+    """`Normalization` computes with tensors that it made from its variables when it was adapted."""
+    rng = np.random.default_rng(0)
+    norm = layers.Normalization()
+    norm.adapt(rng.normal(3.0, 5.0, size=(200, 4)))
+    model = keras.Sequential([keras.Input((4,)), norm, layers.Dense(6, name="dense"), layers.Dense(2)])
+    x = rng.normal(3.0, 5.0, size=(8, 4)).astype("float32")
+    np.testing.assert_allclose(remove_channels(model, {})(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_keeping_everything_changes_nothing():
     model = randomise(grouped_cnn())
     same = remove_channels(model, {})
