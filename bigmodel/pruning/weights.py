@@ -12,6 +12,7 @@ from bigmodel.config import PruneConfig, TrainConfig
 from bigmodel.data import Data, as_data
 from bigmodel.errors import ModelError
 from bigmodel.pruning.callback import MagnitudePruning, missing_zeros
+from bigmodel.pruning.regularization import scale_dropout
 from bigmodel.training import clone, ensure_compiled, fit, peak_learning_rate
 
 
@@ -29,7 +30,7 @@ def prune_weights(
     """Prunes a model while fine-tuning it. The caller's model, data and configs are not changed.
 
     The masks grow over the first half of the training. Epochs compete on the validation split from the moment
-    the full sparsity is reached. The learning rate has its peak at the compiled one unless `train` says otherwise.
+    the full sparsity is reached. Dropout rates fall with the share of connections that stay. The learning rate has its peak at the compiled one unless `train` says otherwise.
     Frozen layers are pruned too (an explicit sparsity holds for the whole model), but they can't recover: unfreeze
     them, or leave them out with `where`.
 
@@ -53,6 +54,7 @@ def prune_weights(
     model, _ = ensure_compiled(model, data)
     data = as_data(data, model=model, seed=seed, batch_size=train.batch_size)
     pruned = clone(model)
+    scale_dropout(pruned, 1.0 - config.sparsity)
     pruning = MagnitudePruning(
         config.sparsity, schedule=config.schedule, where=config.where, frequency=config.frequency, frozen=True
     )
