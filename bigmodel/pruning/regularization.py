@@ -23,7 +23,7 @@ def scale_dropout(model: keras.Model, density: float) -> dict[str, float]:
 
     Args:
         model: A model of the step's own, not yet traced.
-        density: Share of the connections that stay, in 0..1; 0 removes dropout.
+        density: Share of the connections that stay, above 0 and at most 1.
 
     Returns:
         The new rate of each changed layer, by name.
