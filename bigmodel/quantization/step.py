@@ -16,8 +16,12 @@ from bigmodel.errors import ConversionError, ModelError
 from bigmodel.export.formats import format_of
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.simulation import Skipped, quantized_layers, range_layers, simulate
-from bigmodel.training import compile_like, fit
+from bigmodel.training import compile_like, fit, peak_learning_rate
 
+# Peak learning rate of the training, as a share of the compiled one, by the bits of the weights. At 8 bits the grid
+# hardly moves a trained weight; at 4 bits weights have to cross half a step, which is a fourteenth of the largest one. On
+# Fashion-MNIST, 784-38-19-10 at 4 bits, six epochs give 0.849 at a tenth of the rate and 0.859 at the rate itself.
+_SHARE_OF_RATE = {8: 0.1, 4: 1.0}
 # Momentum of the moving range of an activation in training, per step (Jacob et al., 2018, use 0.99 and more).
 _MOMENTUM = 0.99
 
@@ -91,7 +95,17 @@ def quantize_aware(
     if config.activations == "static":
         simulation = _in_place(simulation, data, momentum=_MOMENTUM)
     compile_like(simulation, model)
-    fit(simulation, data, train, callbacks=callbacks, seed=seed, checkpoint=checkpoint, verbose=verbose)
+    rate = _SHARE_OF_RATE[config.bits] * peak_learning_rate(simulation)
+    fit(
+        simulation,
+        data,
+        train,
+        learning_rate=rate,
+        callbacks=callbacks,
+        seed=seed,
+        checkpoint=checkpoint,
+        verbose=verbose,
+    )
     for layer in quantized_layers(simulation):
         layer.fix_scales()
     for layer in range_layers(simulation).values():
