@@ -24,7 +24,7 @@ def score_channels(
     criterion: Criterion = "l2",
     *,
     data: Split | None = None,
-    batch_size: int = 128,
+    batch_size: int = 8,
     seed: int = 0,
 ) -> Scores:
     """Scores the channels of all groups. The model and the data are not changed.
@@ -45,7 +45,7 @@ def score_channels(
             Norms and scales are divided by their group's mean, so that layers of different size compare; estimates of
             the loss and the numbers of a function are compared as they are.
         data: Calibration samples with labels, for "taylor".
-        batch_size: Samples for each gradient.
+        batch_size: Samples for each gradient: few, for in the mean over many the gradients of a trained model vanish.
         seed: Of "random".
 
     Raises:

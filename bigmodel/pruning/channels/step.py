@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
 from bigmodel.config import PruneConfig, TrainConfig
 from bigmodel.data import Data, as_data
 from bigmodel.errors import ModelError
+from bigmodel.pruning.channels.cost import CostModel
 from bigmodel.pruning.channels.groups import ChannelMap, find_channels
-from bigmodel.pruning.channels.ranking import Criterion, score_channels
+from bigmodel.pruning.channels.ranking import score_channels
 from bigmodel.pruning.channels.removal import remove_channels
 from bigmodel.pruning.channels.repair import repair_channels
-from bigmodel.pruning.channels.selection import Sparsity, choose_channels
+from bigmodel.pruning.channels.selection import Selection
 from bigmodel.training import compile_like, ensure_compiled, fit, peak_learning_rate
 
 CALIBRATION = 1024
 """Samples that the ranking and the repair look at."""
+_DEFAULT = Selection()
 
 
 def prune_channels(
@@ -27,11 +29,7 @@ def prune_channels(
     config: PruneConfig,
     *,
     train: TrainConfig,
-    criterion: Criterion = "taylor",
-    ranking: Literal["group", "global"] = "group",
-    shares: Sparsity | None = None,
-    floor: float = 0.0,
-    round_to: int = 1,
+    selection: Selection = _DEFAULT,
     seed: int = 0,
     verbose: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -46,11 +44,7 @@ def prune_channels(
         data: Data to fine-tune on, in any form that `as_data` takes.
         config: `sparsity` is the share of the channels that go; `where` says which layers may lose some.
         train: How to fine-tune; with `epochs=0` the repaired model comes back.
-        criterion: What a channel is worth; see `score_channels`.
-        ranking: Whether the share holds in each group or over all of them; see `choose_channels`.
-        shares: Shares for layers or groups in place of `config.sparsity`; see `choose_channels`.
-        floor: Share of each group that always stays.
-        round_to: Widths are rounded up to a multiple of this.
+        selection: How the channels are chosen.
         seed: Same seed, same result.
         verbose: As in Keras' `fit`.
         callbacks: Further Keras callbacks.
@@ -68,16 +62,8 @@ def prune_channels(
     channels = find_channels(model, where=config.where)
     _check(channels)
     calibration = data.calibration.sample(CALIBRATION, seed=seed)
-    batch_size = max(1, min(32, train.batch_size))
-    scores = score_channels(model, channels, criterion, data=calibration, batch_size=batch_size, seed=seed)
-    keep = choose_channels(
-        channels,
-        scores,
-        config.sparsity if shares is None else shares,
-        ranking=ranking,
-        floor=floor,
-        round_to=round_to,
-    )
+    scores = score_channels(model, channels, selection.criterion, data=calibration, seed=seed)
+    keep = selection.choose(channels, scores, CostModel(model, channels), config.sparsity)
     smaller = remove_channels(model, keep, channels=channels)
     compile_like(smaller, model)
     repair_channels(model, smaller, channels, keep, calibration, samples=CALIBRATION, seed=seed)

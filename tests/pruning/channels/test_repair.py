@@ -11,6 +11,8 @@ from bigmodel.config import PruneConfig, TrainConfig
 from bigmodel.data import as_data, load_digits
 from bigmodel.errors import ModelError
 from bigmodel.pruning.channels import (
+    CostModel,
+    Selection,
     choose_channels,
     find_channels,
     prune_channels,
@@ -104,7 +106,9 @@ def test_statistics_are_the_mean_over_batches():
 def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
     data = (digits[0], digits[1])
     before = trained.get_weights()
-    smaller = prune_channels(trained, data, PruneConfig(0.5), train=TrainConfig(epochs=3, batch_size=64), round_to=4)
+    smaller = prune_channels(
+        trained, data, PruneConfig(0.5), train=TrainConfig(epochs=3, batch_size=64), selection=Selection(round_to=4)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(before, trained.get_weights(), strict=True))
     widths = {name: smaller.get_layer(name).kernel.shape[-1] for name in ("stem", "inner", "outer", "down", "dense")}
     assert widths == {"stem": 12, "inner": 12, "outer": 12, "down": 16, "dense": 16}
@@ -112,10 +116,19 @@ def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
     assert accuracy(smaller, digits) > accuracy(trained, digits) - 0.03
 
 
+def test_the_step_removes_until_a_cost_is_met(trained, digits):
+    data = (digits[0][:300], digits[1][:300])
+    selection = Selection(ranking="global", macs=0.4)
+    smaller = prune_channels(trained, data, PruneConfig(), train=TrainConfig(epochs=0), selection=selection)
+    share = CostModel(smaller).after({}).macs / CostModel(trained).after({}).macs
+    assert 0.36 < share <= 0.4
+
+
 def test_the_same_seed_gives_the_same_model(trained, digits):
     data = (digits[0][:200], digits[1][:200])
+    random = Selection(criterion="random")
     one, two = (
-        prune_channels(trained, data, PruneConfig(0.5), train=TrainConfig(epochs=1), criterion="random", seed=3)
+        prune_channels(trained, data, PruneConfig(0.5), train=TrainConfig(epochs=1), selection=random, seed=3)
         for _ in range(2)
     )
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), two.get_weights(), strict=True))

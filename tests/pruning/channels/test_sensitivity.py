@@ -63,6 +63,20 @@ def test_the_choice_for_a_cost_meets_it_and_not_by_much(bound, ranking):
     assert max(used[name] / share for name, share in bound.items()) > 0.9
 
 
+def test_scores_per_cost_let_the_dear_channels_go_first():
+    x = keras.Input((16, 16, 3))
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="dear")(x)
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, strides=8, activation="relu", name="cheap")(y))
+    model = keras.Model(x, layers.Dense(2)(y))
+    channels = find_channels(model)
+    costs = CostModel(model, channels)
+    scores = {"dear": np.arange(8.0) + 1, "cheap": np.arange(8.0) + 0.5}
+    plain = choose_for_cost(channels, scores, costs, macs=0.7)
+    per_cost = choose_for_cost(channels, scores, costs, macs=0.7, per_cost=True)
+    assert "cheap" in plain and "cheap" not in per_cost
+    assert int(per_cost["dear"].sum()) >= int(plain["dear"].sum()) - 1
+
+
 def test_a_cost_out_of_reach_is_refused():
     model = sequential_cnn()
     channels = find_channels(model)
