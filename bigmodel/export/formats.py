@@ -107,7 +107,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The range of one activation, and its values on the first calibration samples, by which the file's tensor is known.
+    """The range of one activation, and its values on the first calibration samples, which identify the file's tensor.
 
     Args:
         name: Its name in a file's account.

@@ -35,8 +35,8 @@ def write_files(
         orders: Format and path of each file to write.
         grids: The grids of the weights; a weight without one stays float.
         ranges: For static files: the ranges of activations.
-        inputs: For static files: calibration inputs by the signature's names, which give the ranges of tensors that
-            `ranges` does not know.
+        inputs: Samples by the signature's names. Static files take from them the ranges of tensors that `ranges` does
+            not know; quantized files of a network with free sizes need them to be laid out.
         io: "float" or "int8": how a static file takes its inputs and gives its outputs.
         timeout_s: Seconds for each file.
 

@@ -1,4 +1,4 @@
-"""Writes quantized files from a float one by explicit scales. Runs in a child process: NumPy and ai-edge-quantizer only.
+"""Writes quantized files from a float one by explicit scales, in a child process: NumPy and ai-edge-quantizer only.
 
 The writer of the integers is ai-edge-quantizer. It takes the scales of weights and the ranges of activations through
 its calibration dictionary, which maps a tensor's name to a minimum and a maximum. Which tensor of the file belongs to
@@ -19,6 +19,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
+from bigmodel.errors import ConversionError
 from bigmodel.export.formats import Format, format_named
 from bigmodel.export.tensors import float_tensors
 
@@ -43,7 +44,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
         job: `float`: path of the float file. `format`, `path` and `io` ("float" or "int8") of the file to write.
             `arrays`: path of an .npz, whose keys stand for arrays in the rest. `grids`: a list of name, bits, codes and
             scale. `ranges`: a list of name, low, high and values (of the first calibration samples). `inputs`: the
-            calibration inputs by the names of the signature.
+            samples by the names of the signature.
 
     Returns:
         `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
@@ -53,9 +54,12 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
         arrays = dict(archive)
     format_ = format_named(job["format"])
     source = _Source(Path(job["float"]), [{**grid, "codes": arrays[grid["codes"]]} for grid in job["grids"]])
+    inputs = {name: arrays[key] for name, key in job["inputs"].items()}
     if format_.activations == "static":
         ranges = [{**known, "values": arrays[known["values"]]} for known in job["ranges"]]
-        source.place_ranges(ranges, {name: arrays[key] for name, key in job["inputs"].items()})
+        source.place_ranges(ranges, inputs)
+    if inputs:
+        source.take_sizes(inputs)
     return source.write(format_, Path(job["path"]), job["io"])
 
 
@@ -68,7 +72,7 @@ class _Source:
         self.codes = {grid["name"]: grid["codes"] for grid in grids}
         self.placed = self._place_grids(grids)
         self.range_of_tensor: dict[str, tuple[float, float]] = {}
-        self.tensor_of_range: dict[str, str] = {}
+        self.tensors_of_range: dict[str, list[str]] = {}
 
     def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int | None, Any]]:
         """Yields subgraph, op, its name, its channel axis and its weight tensor, for constant float weights."""
@@ -85,10 +89,12 @@ class _Source:
 
     def _place_grids(self, grids: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Finds for each weighted op of the file the trained grid that its weight lies on."""
-        placed = []
+        placed: list[dict[str, Any]] = []
         for graph, op, name, axis, (tensor, values) in self._weighted_ops():
             channels = _channels(values, axis)
-            for grid in grids:
+            taken = {place["grid"] for place in placed}
+            # Layers of equal weights: each gets an op before one gets a second.
+            for grid in sorted(grids, key=lambda grid: grid["name"] in taken):
                 scale = _channel_scale(channels, grid["codes"])
                 if scale is not None:
                     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
@@ -117,15 +123,34 @@ class _Source:
         for name, values in float_tensors(self.path, {key: x[:samples] for key, x in inputs.items()}):
             for known in ranges:
                 if _same(values, known["values"]):
-                    self.tensor_of_range.setdefault(known["name"], name)
+                    self.tensors_of_range.setdefault(known["name"], []).append(name)
                     self.range_of_tensor[name] = (known["low"], known["high"])
                     break
         for name, values in float_tensors(self.path, inputs):
             self.range_of_tensor.setdefault(name, (float(values.min(initial=0.0)), float(values.max(initial=0.0))))
 
+    def take_sizes(self, inputs: dict[str, np.ndarray]) -> None:
+        """Gives free sizes of the inputs those of the samples: at the size 1 of a fresh file some networks can't run.
+
+        They stay free. The quantizer lays out the file's memory once.
+        """
+        (signature,) = self.model.signatureDefs
+        graph = self.model.subgraphs[signature.subgraphIndex]
+        for entry in signature.inputs:
+            tensor = graph.tensors[entry.tensorIndex]
+            if tensor.shapeSignature is not None:
+                tensor.shape = [int(tensor.shape[0]), *inputs[entry.name.decode()].shape[1:]]
+
     def write(self, format_: Format, path: Path, io: str) -> dict[str, Any]:
         """Writes one file, whole or not at all, and tells what became of grids and ranges."""
-        work = quantizer.Quantizer(str(self.path))
+        if format_.quantized and not self.placed:
+            raise ConversionError(
+                f"The {format_.name} file would hold no quantized weight.",
+                received=", ".join(self.codes) or "no trained grid",
+                expected="a weight in the float file that lies on its grid",
+                fix="Leave this format out; the float file has the same weights.",
+            )
+        work = quantizer.Quantizer(flatbuffer_utils.convert_object_to_bytearray(self.model))
         if format_.bits == 16:
             _cast_to_float16(work)
         elif format_.activations == "static":
@@ -165,10 +190,10 @@ class _Source:
             for end in (_Op.INPUT, _Op.OUTPUT):
                 work.update_quantization_recipe(".*", end, None, quantizer.AlgorithmName.NO_QUANTIZE)
 
-    def _calibration(self, format_: Format) -> dict[str, Any]:
+    def _calibration(self, format_: Format) -> dict[str, Any] | None:
         """The quantizer's calibration dictionary: it derives scales from ranges, so each is the range of its grid."""
         if not format_.quantized:
-            return {}
+            return None
         known = {}
         if format_.activations == "static":
             for name, (low, high) in self.range_of_tensor.items():
@@ -191,14 +216,13 @@ class _Source:
             for graph in written.subgraphs
             for tensor in graph.tensors
         }
-        twins = _quantized_twins(written)
+        grids = _activation_grids(written)
         ranges = {}
-        for known, name in self.tensor_of_range.items():
-            quantization = tensors[name].quantization if name in tensors else None
-            if quantization is None or quantization.scale is None:
-                quantization = twins.get(name)
-            if quantization is not None:
-                ranges[known] = [float(quantization.scale[0]), int(quantization.zeroPoint[0])]
+        for known, names in self.tensors_of_range.items():
+            # Reshaped and passed on, the same values are several tensors of the file.
+            found = [grids[name] for name in names if name in grids]
+            if found:
+                ranges[known] = found[0]
         exact = {p["grid"]: _holds(written, tensors, p, self.codes[p["grid"]]) for p in self.placed}
         missing = [name for name in self.codes if name not in exact]
         return {"ranges": ranges, "grids": exact if format_.quantized else {}, "missing": missing}
@@ -237,17 +261,24 @@ def _same(values: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.allclose(values, expected, rtol=1e-4, atol=1e-5 * max(spread, 1e-3)))
 
 
-def _quantized_twins(model: Any) -> dict[str, Any]:
-    """Returns the grids of float tensors that a QUANTIZE op turns into integers, by the float tensor's name.
+def _activation_grids(model: Any) -> dict[str, tuple[float, int]]:
+    """Returns scale and zero point by tensor name.
 
-    Such are the inputs of a file with float io, and what a float op hands to an integer one.
+    A float tensor that a QUANTIZE op turns into integers (an input of a file with float io, what a float op hands to an
+    integer one) has the grid of those.
     """
-    return {
-        tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.inputs[0]]): graph.tensors[op.outputs[0]].quantization
-        for graph in model.subgraphs
-        for op in graph.operators
-        if model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.QUANTIZE
-    }
+    grids: dict[str, tuple[float, int]] = {}
+    for graph in model.subgraphs:
+        pairs = [(tensor, tensor) for tensor in graph.tensors]
+        for op in graph.operators:
+            if model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.QUANTIZE:
+                pairs.append((graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]))
+        for tensor, integers in pairs:
+            quantization = integers.quantization
+            if quantization is not None and quantization.scale is not None:
+                grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+                grids.setdefault(tfl_flatbuffer_utils.get_tensor_name(tensor), grid)
+    return grids
 
 
 def _cast_to_float16(work: quantizer.Quantizer) -> None:

@@ -22,7 +22,18 @@ _HOMES = {
     "with_activations": "simulation",
 }
 
-__all__ = [*_HOMES]
+__all__ = [
+    "RULES",
+    "Deployed",
+    "FakeQuantize",
+    "Quantized",
+    "Skipped",
+    "deploy",
+    "is_simulation",
+    "quantize_aware",
+    "quantize_post_training",
+    "with_activations",
+]
 
 if TYPE_CHECKING:
     from bigmodel.quantization.files import Deployed, deploy

@@ -8,12 +8,13 @@ Fake quantization must only be used inside a `Layer.call`: on symbolic tensors K
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from keras import ops
 
 Granularity = Literal["row", "sample"]
+Kernels = Literal["xnnpack", "builtin"]
 
 # Below this bound the file's writer widens a channel's range, so that no scale is zero.
 SMALLEST_BOUND = 1e-9
@@ -63,26 +64,78 @@ def fake_quantize_weights(weights: Any, scale: Any, bits: int, *, clips: bool = 
     return _on_grid(weights, scale, -limit, limit) if clips else _on_grid(weights, scale)
 
 
-def dynamic_fake_quantize(inputs: Any, granularity: Granularity) -> Any:
-    """Returns inputs as a dynamically quantizing kernel sees them: 8 bits, asymmetric, ranges from the values themselves.
+def dynamic_fake_quantize(
+    inputs: Any, granularity: Granularity, *, kernels: Kernels = "xnnpack", dilation: Sequence[int] = ()
+) -> Any:
+    """Returns inputs as a dynamically quantizing kernel sees them: on 8-bit grids that span the values themselves.
 
-    The formula is LiteRT's: the range is widened to contain 0, `scale = (max - min) / 255`,
-    `zero_point = clip(round(-128 - min / scale), -128, 127)`, values are rounded after the division.
+    The range is widened to contain 0 and has 255 steps. The zero point is counted from the end of the range that lies
+    farther from 0. Values are multiplied by `255 / (max - min)` and rounded; of two equally near codes XNNPACK takes
+    the even one, the built-in kernels the one farther from 0.
 
     Args:
         inputs: A batch, of any rank from 2.
-        granularity: "row": one range for every vector of the last axis (fully connected and 8-bit 1x1 convolution
-            kernels). "sample": one range for every sample (all other convolutions).
+        granularity: "row": one range for every vector of the last axis. "sample": one range for every sample.
+        kernels: Whose arithmetic: "xnnpack", or "builtin" for an op that XNNPACK leaves to the runtime's own kernels.
+            For rows, those use a symmetric range of -127..127 codes.
+        dilation: For every axis between the first and the last the dilation of a convolution. The file computes it as
+            ordinary convolutions on every n-th value, each of which is a sample of its own. Empty: none.
     """
-    axes = (-1,) if granularity == "row" else tuple(range(1, len(inputs.shape)))
+    if any(factor > 1 for factor in dilation):
+        return _in_phases(inputs, dilation, kernels)
+    if granularity == "sample":
+        return _asymmetric(inputs, tuple(range(1, len(inputs.shape))), kernels)
+    return _asymmetric(inputs, (-1,), kernels) if kernels == "xnnpack" else _symmetric(inputs, (-1,))
+
+
+def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:
     low = ops.minimum(ops.min(inputs, axis=axes, keepdims=True), 0.0)
     high = ops.maximum(ops.max(inputs, axis=axes, keepdims=True), 0.0)
     width = high - low
     # A range without width means an input of zeros only, which any scale keeps.
-    scale = ops.where(width > 0, width, 255.0) / 255.0
-    zero_point = ops.clip(ops.round(-128.0 - low / scale), -128, 127)
+    width = ops.where(width > 0, width, 255.0)
+    inverse = 255.0 / width
+    # The two differ where a value lies halfway between two codes, as those of a grid often do.
+    if kernels == "xnnpack":
+        nearest, least, most = ops.round, low * inverse, high * inverse
+    else:
+        nearest, least, most = _round_half_away, low * 255.0 / width, high * 255.0 / width
+    zero_point = ops.clip(nearest(ops.where(least + most > 1.0, -128.0 - least, 127.0 - most)), -128, 127)
     # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
-    return _on_grid(inputs, scale, -128 - zero_point, 127 - zero_point, stops_outside=False)
+    limits = -128 - zero_point, 127 - zero_point
+    return _on_grid(inputs, width / 255.0, *limits, inverse=inverse, nearest=nearest, stops_outside=False)
+
+
+def _symmetric(inputs: Any, axes: tuple[int, ...]) -> Any:
+    bound = ops.max(ops.abs(inputs), axis=axes, keepdims=True)
+    bound = ops.where(bound > 0, bound, 127.0)
+    return _on_grid(inputs, bound / 127.0, inverse=127.0 / bound, nearest=_round_half_away)
+
+
+def _in_phases(inputs: Any, dilation: Sequence[int], kernels: Kernels) -> Any:
+    """Quantizes as the file does: each phase of the dilation is moved to the batch, quantized as a sample, moved back.
+
+    The zeros that fill up the last phases change no range.
+    """
+    batch, *sizes, channels = ops.shape(inputs)
+    counts = [-(-size // factor) for size, factor in zip(sizes, dilation, strict=True)]
+    whole = [count * factor for count, factor in zip(counts, dilation, strict=True)]
+    split = [part for pair in zip(counts, dilation, strict=True) for part in pair]
+    rank = len(dilation)
+    to_batch = [0, *range(2, 2 * rank + 1, 2), *range(1, 2 * rank, 2), 2 * rank + 1]
+    back = [to_batch.index(axis) for axis in range(len(to_batch))]
+
+    padded = ops.pad(inputs, [(0, 0), *((0, factor - 1) for factor in dilation), (0, 0)])
+    cut = padded[(slice(None), *(slice(0, size) for size in whole))]
+    phases = ops.transpose(ops.reshape(cut, (batch, *split, channels)), to_batch)
+    samples = ops.reshape(phases, (-1, *counts, channels))
+    quantized = _asymmetric(samples, tuple(range(1, rank + 2)), kernels)
+    joined = ops.transpose(ops.reshape(quantized, (batch, *dilation, *counts, channels)), back)
+    return ops.reshape(joined, (batch, *whole, channels))[(slice(None), *(slice(0, size) for size in sizes))]
+
+
+def _round_half_away(values: Any) -> Any:
+    return ops.sign(values) * ops.floor(ops.abs(values) + 0.5)
 
 
 def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
@@ -110,17 +163,26 @@ def static_parameters(low: Any, high: Any) -> tuple[Any, Any]:
     return scale, ops.clip(ops.round(-128.0 - low / scale), -128, 127)
 
 
-def _on_grid(values: Any, scale: Any, least: Any = None, most: Any = None, *, stops_outside: bool = True) -> Any:
+def _on_grid(
+    values: Any,
+    scale: Any,
+    least: Any = None,
+    most: Any = None,
+    *,
+    inverse: Any = None,
+    nearest: Callable[[Any], Any] = ops.round,
+    stops_outside: bool = True,
+) -> Any:
     """Returns `clip(round(values / scale), least, most) * scale`, straight through for the gradient.
 
     The zero point is in the limits instead of being added and taken away again: one pass over the values less. Without
-    limits nothing is clipped.
+    limits nothing is clipped. With `inverse` values are multiplied by it and not divided, which rounds differently.
     """
 
     @ops.custom_gradient
     def rounded(values: Any) -> tuple[Any, Any]:
-        steps = values / scale
-        codes = ops.round(steps)
+        steps = values / scale if inverse is None else values * inverse
+        codes = nearest(steps)
         if least is not None:
             codes = ops.clip(codes, least, most)
 

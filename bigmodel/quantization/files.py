@@ -1,4 +1,4 @@
-"""From a simulation to its files, and back: what the file fixes (shared scales, constant ranges) the simulation takes."""
+"""From a simulation to its files, and back: what a file fixes (shared scales, constant ranges) its simulation takes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def observe(tapped: keras.Model, calibration: Any, batch_size: int = 32) -> list
         batch_size: Samples that go through at once: all tensors of a batch are held in memory.
     """
     samples = len(keras.tree.flatten(calibration)[0])
-    lows, highs, first = [], [], []
+    lows: list[list[float]] = []
+    highs: list[list[float]] = []
+    first: list[np.ndarray] = []
     for start in range(0, samples, batch_size):
         batch = keras.tree.map_structure(lambda x: np.asarray(x)[start : start + batch_size], calibration)  # noqa: B023
         values = [np.asarray(v) for v in keras.tree.flatten(tapped(batch, training=False))]
@@ -132,5 +134,3 @@ def _simulation_of(
     for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
     return static
-
-

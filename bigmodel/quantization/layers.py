@@ -1,4 +1,4 @@
-"""The two layers of a quantization simulation: `Quantized` around a layer with weights, `FakeQuantize` between layers."""
+"""The two layers of a simulation: `Quantized` around a layer with weights, `FakeQuantize` between layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from bigmodel.quantization import fake
-from bigmodel.quantization.table import WeightQuantization, find_weight
+from bigmodel.quantization.table import InputQuantization, WeightQuantization, find_weight
 
 
 @keras.saving.register_keras_serializable(package="bigmodel")
@@ -21,7 +21,7 @@ class Quantized(keras.layers.Layer):
     Args:
         layer: A built layer; it becomes part of this one.
         weights: For each weight to quantize, by its path inside the layer, its bits and channel axes.
-        inputs: Granularity of the dynamic fake quantization of the first input ("row" or "sample"), or `None`.
+        inputs: How the kernel quantizes the first input at run time, or `None`.
         fixed: `True`: scales are the stored variables. `False`: they follow the weights' min-max at every call.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
@@ -31,7 +31,7 @@ class Quantized(keras.layers.Layer):
         layer: keras.layers.Layer,
         *,
         weights: Mapping[str, WeightQuantization | Mapping[str, Any]],
-        inputs: fake.Granularity | None = None,
+        inputs: InputQuantization | Mapping[str, Any] | None = None,
         fixed: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -43,7 +43,7 @@ class Quantized(keras.layers.Layer):
         self.quantized_weights = {
             path: w if isinstance(w, WeightQuantization) else WeightQuantization(**w) for path, w in weights.items()
         }
-        self.inputs = inputs
+        self.inputs = InputQuantization(**inputs) if isinstance(inputs, Mapping) else inputs
         self.fixed = fixed
         self.supports_masking = getattr(layer, "supports_masking", False)
         self.scales: list[keras.Variable] = []
@@ -87,8 +87,7 @@ class Quantized(keras.layers.Layer):
             for _, variable, quantization, scale in self.grids()
         ]
         if self.inputs is not None:
-            first = keras.ops.cast(args[0], "float32")
-            args = (fake.dynamic_fake_quantize(first, self.inputs), *args[1:])
+            args = (self.inputs.fake_quantize(keras.ops.cast(args[0], "float32")), *args[1:])
         with keras.StatelessScope(state_mapping=substituted, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         self._carry_over(scope, {id(variable) for variable, _ in substituted})
@@ -123,7 +122,7 @@ class Quantized(keras.layers.Layer):
             **config,
             "layer": keras.saving.serialize_keras_object(self.layer),
             "weights": {path: quantization.to_dict() for path, quantization in self.quantized_weights.items()},
-            "inputs": self.inputs,
+            "inputs": self.inputs.to_dict() if self.inputs else None,
             "fixed": self.fixed,
         }
 
@@ -184,9 +183,7 @@ class FakeQuantize(keras.layers.Layer):
                 variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)
             scale, zero_point = fake.static_parameters(self.low.value, self.high.value)
             self.set_grid(scale, zero_point)
-        outputs = fake.static_fake_quantize(
-            keras.ops.cast(inputs, "float32"), self.scale.value, self.zero_point.value
-        )
+        outputs = fake.static_fake_quantize(keras.ops.cast(inputs, "float32"), self.scale.value, self.zero_point.value)
         return keras.ops.cast(outputs, inputs.dtype)
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 
 from bigmodel.config import Activations, QuantizeConfig
 from bigmodel.export.formats import Grid
-from bigmodel.graph import walk
+from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
+from bigmodel.quantization.folding import Folds, find_folds, folded
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 from bigmodel.quantization.rebuild import After, Point, copy_layer, rebuild
-from bigmodel.quantization.table import find_weight, rule_of
+from bigmodel.quantization.table import InputQuantization, find_weight, rule_of
 
 # What the converter fuses into the kernel before it; other activations are ops of their own in the file.
 FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
@@ -33,16 +35,30 @@ class Skipped:
 
 
 def canonical(model: keras.Model) -> keras.Model:
-    """Returns an equal float model without composite layers that the file keeps as several ops. The given one stays.
+    """Returns an equal float model of layers that are single ops of the file. The given one stays.
+
+    A separable convolution becomes the two that it is made of, a normalisation that the converter folds into the layers
+    after it is folded.
 
     Args:
         model: A functional or built Sequential float model.
     """
+    return _canonical(model, find_folds(model))
+
+
+def _canonical(model: keras.Model, folds: Folds) -> keras.Model:
+    before = {id(dense): normalisation for normalisation, targets in folds.items() for dense in targets}
 
     def replace(operation: Any) -> list[Any]:
+        if not isinstance(operation, keras.layers.Layer):
+            return [operation]
+        if operation in folds:
+            return []
+        if id(operation) in before:
+            return [folded(operation, before[id(operation)])]
         if type(operation) is keras.layers.SeparableConv2D:
             return _split_separable(operation)
-        return [copy_layer(operation) if isinstance(operation, keras.layers.Layer) else operation]
+        return [copy_layer(operation)]
 
     return rebuild(model, replace)
 
@@ -94,14 +110,18 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
         model: A functional or built Sequential float model.
         config: Bits and activations; `where` sees the layers of `canonical(model)`.
     """
-    skipped: list[Skipped] = []
+    folds = find_folds(model)
+    skipped = [
+        Skipped(layer.name, "quantize", f"folded into {', '.join(dense.name for dense in targets)}, as in the file")
+        for layer, targets in folds.items()
+    ]
 
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
         return [_quantized(copy_layer(operation), config, skipped)]
 
-    return rebuild(canonical(model), replace), tuple(skipped)
+    return rebuild(_canonical(model, folds), replace), tuple(skipped)
 
 
 def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
@@ -121,10 +141,10 @@ def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[
         skipped.append(Skipped(layer.name, "quantize", reason))
     if rule.remark and config.activations != "float":
         skipped.append(Skipped(layer.name, "quantize", rule.remark))
-    return Quantized(layer, weights=weights, inputs=_input_granularity(layer, bits, config.activations))
+    return Quantized(layer, weights=weights, inputs=_input_quantization(layer, bits, config.activations))
 
 
-def _input_granularity(layer: keras.layers.Layer, bits: int, activations: Activations) -> fake.Granularity | None:
+def _input_quantization(layer: keras.layers.Layer, bits: int, activations: Activations) -> InputQuantization | None:
     rule = rule_of(layer)
     if rule is None or activations == "float" or (activations == "static" and not rule.in_loop):
         return None
@@ -165,7 +185,7 @@ def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Act
     layer = Quantized(
         copy_layer(inner),
         weights=operation.quantized_weights,
-        inputs=_input_granularity(inner, bits, activations),
+        inputs=_input_quantization(inner, bits, activations),
         fixed=operation.fixed,
     )
     for source, target in zip(operation.scales, layer.scales, strict=True):
@@ -245,14 +265,37 @@ def grids(simulation: keras.Model) -> list[Grid]:
 def taps(model: keras.Model) -> tuple[list[Point], keras.Model]:
     """Returns the points of a model and a model with their tensors as outputs, sharing the layers.
 
-    Only float tensors count: the others have no range.
+    Only float tensors count: the others have no range. Of a nested model that is called several times, the tensors of
+    its first call stand for all.
     """
     seen: dict[Point, Any] = {}
+    calls: Counter[str] = Counter()
+    entered: set[int] = set()
 
-    def after(point: Point, tensor: Any) -> Any:
-        if keras.backend.is_float_dtype(tensor.dtype):
-            seen[point] = tensor
-        return tensor
+    def note(name: str, outputs: Any) -> None:
+        call = calls[name]
+        calls[name] += 1
+        for i, tensor in enumerate(keras.tree.flatten(outputs)):
+            if keras.backend.is_float_dtype(tensor.dtype):
+                seen[Point(name, call, i)] = tensor
 
-    tapped = rebuild(model, lambda operation: [operation], after)
-    return list(seen), keras.Model(tapped.input, list(seen.values()))
+    def run(inner: keras.Model, fed: list[Any]) -> Any:
+        first = id(inner) not in entered
+        entered.add(id(inner))
+        traced, waiting = trace(inner), iter(fed)
+        tensors: dict[int, Any] = {}
+        for call in traced:
+            args, kwargs = substitute((call.args, dict(call.kwargs)), tensors)
+            if isinstance(call.operation, keras.layers.InputLayer):
+                outputs = next(waiting)
+            elif is_graph(call.operation):
+                outputs = run(call.operation, keras.tree.flatten((args, kwargs)))
+            else:
+                outputs = call.operation(*args, **kwargs)
+            if first and not is_graph(call.operation):
+                note(call.operation.name, outputs)
+            tensors.update(zip(map(id, keras.tree.flatten(call.outputs)), keras.tree.flatten(outputs), strict=True))
+        return substitute(traced.outputs, tensors)
+
+    run(model, keras.tree.flatten(model.input))
+    return list(seen), keras.Model(model.input, list(seen.values()))

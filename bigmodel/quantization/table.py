@@ -51,7 +51,27 @@ class WeightQuantization:
         return {"bits": self.bits, "axes": list(self.axes)}
 
 
-InputRule = Callable[[keras.layers.Layer, int], fake.Granularity | None]
+@dataclasses.dataclass(frozen=True)
+class InputQuantization:
+    """How a kernel quantizes its input at run time; the fields are the arguments of `fake.dynamic_fake_quantize`."""
+
+    granularity: fake.Granularity
+    kernels: fake.Kernels = "xnnpack"
+    dilation: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilation", tuple(self.dilation))
+
+    def fake_quantize(self, inputs: Any) -> Any:
+        """Returns the inputs as the kernel sees them."""
+        return fake.dynamic_fake_quantize(inputs, self.granularity, kernels=self.kernels, dilation=self.dilation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, JSON-ready."""
+        return {"granularity": self.granularity, "kernels": self.kernels, "dilation": list(self.dilation)}
+
+
+InputRule = Callable[[keras.layers.Layer, int], InputQuantization | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +80,7 @@ class LayerRule:
 
     Args:
         weights: Channel axes of the file's grid, by the weight's path inside the layer.
-        inputs: The granularity of the input's range in a dynamic file, from the layer and its bits.
+        inputs: How the input is quantized in a dynamic file, from the layer and its bits.
         bits: The bits that the runtime's kernel of this layer takes.
         in_loop: Whether the kernels run in the body of a loop: there they stay dynamic in a static file too.
         remark: What of the file the simulation does not show, for the report.
@@ -78,17 +98,30 @@ class LayerRule:
         return {path: WeightQuantization(held, axes) for path, axes in self.weights.items()}
 
 
-def _rows(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
-    return "row"
+def _row(length: int, bits: int) -> InputQuantization:
+    # Two 4-bit codes share a byte: XNNPACK leaves rows of odd length, which end within one, to the built-in kernel.
+    return InputQuantization("row", "builtin" if bits == 4 and length % 2 else "xnnpack")
 
 
-def _samples(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
-    return "sample"
+def _dense(layer: keras.layers.Layer, bits: int) -> InputQuantization:
+    return _row(layer.kernel.shape[0], bits)
 
 
-def _convolution(layer: keras.layers.Layer, bits: int) -> fake.Granularity:
+def _in_loop(layer: keras.layers.Layer, bits: int) -> InputQuantization:
+    # The kernel sees the vector of one time step at once, so that a row is what the runtime quantizes.
+    return _row(layer.cell.kernel.shape[0], bits)
+
+
+def _convolution(layer: keras.layers.Layer, bits: int) -> InputQuantization:
+    # XNNPACK has the 8-bit ones, and takes a 1x1 one as a fully connected layer of every pixel.
     pointwise = all(size == 1 for size in (*layer.kernel_size, *layer.strides)) and layer.groups == 1
-    return "row" if bits == 8 and pointwise else "sample"
+    if bits == 8 and pointwise:
+        return InputQuantization("row")
+    return InputQuantization("sample", "xnnpack" if bits == 8 else "builtin", layer.dilation_rate)
+
+
+def _depthwise(layer: keras.layers.Layer, bits: int) -> InputQuantization:
+    return InputQuantization("sample", "builtin", layer.dilation_rate)
 
 
 def _none(layer: keras.layers.Layer, bits: int) -> None:
@@ -96,20 +129,19 @@ def _none(layer: keras.layers.Layer, bits: int) -> None:
 
 
 def _recurrent(cell: str) -> LayerRule:
-    # The kernel sees the vector of one time step at once, so that a row is what the runtime quantizes.
     return LayerRule(
         {f"{cell}/kernel": (-1,), f"{cell}/recurrent_kernel": (-1,)},
-        _rows,
+        _in_loop,
         in_loop=True,
-        remark="its weights are quantized; the runtime also quantizes its state at every time step, unlike the simulation",
+        remark="its weights are quantized; the runtime also quantizes its state at every step, unlike the simulation",
     )
 
 
 RULES: dict[type[keras.layers.Layer], LayerRule] = {
-    keras.layers.Dense: LayerRule({"kernel": (-1,)}, _rows),
+    keras.layers.Dense: LayerRule({"kernel": (-1,)}, _dense),
     keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution),
     keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution),
-    keras.layers.DepthwiseConv2D: LayerRule({"kernel": (-2, -1)}, _samples, bits=(8,)),
+    keras.layers.DepthwiseConv2D: LayerRule({"kernel": (-2, -1)}, _depthwise, bits=(8,)),
     # One scale for the whole table: rows are looked up as integers, and the file has a single scale for them.
     keras.layers.Embedding: LayerRule({"embeddings": ()}, _none, bits=(8,)),
     keras.layers.LSTM: _recurrent("lstm_cell"),
