@@ -19,6 +19,8 @@ from bigmodel.evaluation import evaluate, evaluate_model, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.export.quantized import write_files
+from bigmodel.model_files import own_parts_of
+from bigmodel.plan import check_call
 from bigmodel.pruning import prune_weights
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.simulation import activations_of, plain, quantized_layers
@@ -66,8 +68,10 @@ def prune(
         0.5
     """
     config, train = _config(sparsity, PruneConfig, "sparsity"), train or TrainConfig()
-    model, data = _prepared(model, data, train, seed)
-    return prune_weights(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
+    check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
+    with own_parts_of(model):
+        model, data = _prepared(model, data, train, seed)
+        return prune_weights(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
 
 
 def quantize(
@@ -115,15 +119,17 @@ def quantize(
     """
     config = _config(bits, QuantizeConfig, "bits")
     train, target = train or TrainConfig(), target or Target()
-    model, data = _prepared(model, data, train, seed)
-    if config.method != "aware":
-        simulation, _ = quantize_post_training(model, data, config)
-        if config.method == "post_training" or _within(target, model, simulation, data):
-            return simulation
-    simulation, _ = quantize_aware(
-        model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, KeepZeros()]
-    )
-    return simulation
+    check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
+    with own_parts_of(model):
+        model, data = _prepared(model, data, train, seed)
+        if config.method != "aware":
+            simulation, _ = quantize_post_training(model, data, config)
+            if config.method == "post_training" or _within(target, model, simulation, data):
+                return simulation
+        simulation, _ = quantize_aware(
+            model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, KeepZeros()]
+        )
+        return simulation
 
 
 def _prepared(model: keras.Model, data: Any, train: TrainConfig, seed: int) -> tuple[keras.Model, Data]:

@@ -57,9 +57,8 @@ def measure(
         The figures under the record's names, and the file's answers.
 
     Raises:
-        ConversionError: The file does not run, or answers with what is no number.
+        ConversionError: The file does not run.
     """
-    try_out(path, split)
     answers = evaluate_file(path, split, like=like)
     simulated = evaluate_model(simulation, split, like=like)
     facts = inspect_file(path)

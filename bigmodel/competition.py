@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel.candidates import Choice, Figures, choose, measure
+from bigmodel.candidates import Choice, Figures, choose, measure, try_out
 from bigmodel.config import Target
 from bigmodel.data import Split
 from bigmodel.errors import ConversionError
@@ -108,6 +108,7 @@ class Competition:
             if isinstance(made, ConversionError):
                 raise made
             path = made.written.path
+            try_out(path, self.split)
             figures, _ = measure(
                 path, made.simulation, self.split, like=self.models.model, reference=self.reference, metric=self.metric
             )

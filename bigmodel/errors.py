@@ -54,6 +54,16 @@ class DependencyError(BigmodelError, ImportError):
     """An optional package is not installed; the message names the pip extra."""
 
 
+def summary(error: BaseException, length: int = 300) -> str:
+    """Returns another library's error in one line: its innermost reason, as Keras wraps one message in another.
+
+    >>> summary(ValueError("could not be deserialized ... Exception encountered: Could not locate class 'Own'."))
+    "Could not locate class 'Own'."
+    """
+    text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2] or type(error).__name__
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def describe(value: object) -> str:
     """Returns the value with its module-qualified type, shortened for an error message.
 

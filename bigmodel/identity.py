@@ -59,8 +59,12 @@ def _version(package: str) -> str | None:
 
 
 def _model_digest(model: keras.Model) -> str:
-    facts = [type(model).__qualname__, _told(model.get_config), _told(model.get_compile_config)]
-    variables = (np.asarray(variable) for variable in model.variables)
+    compilation = _told(model.get_compile_config) or {}
+    # Keras numbers optimizers as they are made: the name says nothing of the model.
+    optimizer = {key: value for key, value in model.optimizer.get_config().items() if key != "name"}
+    facts = [type(model).__qualname__, _told(model.get_config), {**compilation, "optimizer": optimizer}]
+    # The state of random layers is drawn anew whenever a model is loaded, and set by the run's seed when it trains.
+    variables = (np.asarray(v) for v in model.variables if v.name != "seed_generator_state")
     return digest(json.dumps(facts, default=name_of).encode(), *map(_bytes, variables))
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope  # in public, safe mode can only be left for good
 
+from bigmodel.errors import ModelError, summary
 from bigmodel.journal import write_whole
 from bigmodel.training import compile_like
 
@@ -20,18 +24,13 @@ class ModelFiles:
         model: The caller's model, compiled. It is not changed.
 
     Attributes:
-        custom_objects: The caller's own classes and functions in the model: they need no registration.
-        safe_mode: Whether the model has no function without a name, so that none has to be read.
         problem: Why such a model can't be read back; `None` where it can. Then nothing is written, and the caller's
             model itself is read.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.custom_objects = custom_objects_of(model)
-        # Keras refuses functions without a name, which may hold any code; but these are the caller's own.
-        self.safe_mode = not any(isinstance(layer, keras.layers.Lambda) for layer in model._flatten_layers())
-        self.problem = self._find_problem() if self.custom_objects else None
+        self.problem = self._find_problem() if custom_objects_of(model) else None
 
     def save(self, model: keras.Model, path: Path) -> None:
         """Writes a model whole or not at all."""
@@ -47,7 +46,9 @@ class ModelFiles:
         return made
 
     def _read(self, path: Path) -> keras.Model:
-        return keras.models.load_model(path, self.custom_objects, compile=False, safe_mode=self.safe_mode)
+        # Keras refuses functions without a name, which may hold any code; but these are the caller's own.
+        custom_objects, safe_mode = custom_objects_of(self.model), not has_lambda(self.model)
+        return keras.models.load_model(path, custom_objects, compile=False, safe_mode=safe_mode)
 
     def _find_problem(self) -> str | None:
         with tempfile.TemporaryDirectory(prefix="bigmodel-model-") as folder:
@@ -56,9 +57,19 @@ class ModelFiles:
                 self.model.save(path)
                 self._read(path)
             except Exception as error:  # Keras and the caller's own classes raise what they like
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                return f"{type(error).__name__}: {' '.join(lines)[:200]}"
+                return summary(error)
         return None
+
+
+@contextlib.contextmanager
+def own_parts_of(model: keras.Model) -> Iterator[None]:
+    """Lets Keras make the model's parts again from their configs, also what is the caller's own and not registered."""
+    with keras.saving.custom_object_scope(custom_objects_of(model)):
+        if has_lambda(model):
+            with SafeModeScope(False):
+                yield
+        else:
+            yield
 
 
 def custom_objects_of(model: keras.Model) -> dict[str, Any]:
@@ -66,6 +77,9 @@ def custom_objects_of(model: keras.Model) -> dict[str, Any]:
 
     Args:
         model: Any model; layers are searched with their activations, initializers, regularizers and constraints.
+
+    Raises:
+        ModelError: Two different ones have the same name.
 
     Example:
         >>> def half(x):
@@ -75,12 +89,25 @@ def custom_objects_of(model: keras.Model) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for layer in model._flatten_layers():
-        for value in (layer, *vars(layer).values()):
-            if inspect.isfunction(value):
-                found[value.__name__] = value
-            elif isinstance(value, _KERAS_OBJECTS):
-                found[type(value).__name__] = type(value)
-    return {name: value for name, value in found.items() if value.__module__.split(".")[0] not in ("keras", "bigmodel")}
+        # What shadows a method is that method, wrapped by Keras.
+        parts = [value for name, value in vars(layer).items() if not hasattr(type(layer), name)]
+        for value in (layer, *parts):
+            named = value if inspect.isfunction(value) else type(value) if isinstance(value, _KERAS_OBJECTS) else None
+            if named is None or named.__module__.split(".")[0] == "keras" or named.__name__ == "<lambda>":
+                continue
+            if found.setdefault(named.__name__, named) is not named:
+                raise ModelError(
+                    "Two things of the model have the same name.",
+                    received=f"{found[named.__name__]} and {named}",
+                    expected="one class or function for a name: Keras knows them by it",
+                    fix=f"Rename one {named.__name__}.",
+                )
+    return found
+
+
+def has_lambda(model: keras.Model) -> bool:
+    """Says whether a model has `Lambda` layers, whose functions Keras keeps as code."""
+    return any(isinstance(layer, keras.layers.Lambda) for layer in model._flatten_layers())
 
 
 _KERAS_OBJECTS = (

@@ -26,7 +26,7 @@ from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import environment, identity_of
 from bigmodel.journal import Journal, write_whole
-from bigmodel.model_files import ModelFiles
+from bigmodel.model_files import ModelFiles, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepZeros, prune_weights
@@ -92,17 +92,16 @@ def compress_and_tune(
     """
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
-    compiled, notes = ensure_compiled(model, data)
-    splits = as_data(data, model=compiled, seed=seed, batch_size=plan.train.batch_size)
-    identity = identity_of(compiled, splits, plan.to_dict(), seed)
-    models, stages, notes = ModelFiles(compiled), Stages(verbose), (*notes, *plan.notes)
     keeps_files = directory is not None
-    with _place(directory) as place, without_tracing_warnings():
-        journal = Journal(place, identity)
+    with own_parts_of(model), without_tracing_warnings(), _place(directory) as place:
+        compiled, notes = ensure_compiled(model, data)
+        splits = as_data(data, model=compiled, seed=seed, batch_size=plan.train.batch_size)
+        journal = Journal(place, identity_of(compiled, splits, plan.to_dict(), seed))
+        models, stages, notes = ModelFiles(compiled), Stages(verbose), (*notes, *plan.notes)
         if not journal.path("report.json").is_file():
             _Run(compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files).go()
-    custom_objects, safe_mode = models.custom_objects, models.safe_mode
-    return Result(place, custom_objects=custom_objects, safe_mode=safe_mode, is_temporary=not keeps_files)
+    own, safe_mode = custom_objects_of(model), not has_lambda(model)
+    return Result(place, custom_objects=own, safe_mode=safe_mode, is_temporary=not keeps_files)
 
 
 @contextlib.contextmanager

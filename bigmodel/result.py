@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigmodel.errors import DirectoryError, ModelError
+from bigmodel.errors import DirectoryError, ModelError, summary
 from bigmodel.report import Record
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Result:
         except (TypeError, ValueError) as error:
             raise ModelError(
                 "The model can't be read back.",
-                received=f"{path}: {' '.join(str(error).split())[:300]}",
+                received=f"{path}: {summary(error)}",
                 expected="classes and functions that Keras finds, each with a get_config()",
                 fix="Pass load_result(directory, custom_objects={...}), or register them with Keras.",
             ) from error

@@ -1,0 +1,36 @@
+"""A run that is killed anywhere goes on when it is called again, and ends as one that was never broken off."""
+
+from __future__ import annotations
+
+import pytest
+from jobs import ORDERS, comparable
+
+import bigmodel as bm
+
+pytestmark = pytest.mark.slow
+
+POINTS = [
+    *("epoch 0 of prune", "epoch 1 of prune", "epoch 0 of aware", "epoch 1 of aware"),
+    *(f"entry {n}" for n in range(1, 12, 2)),
+    *("conversion 0", "conversion 2", "conversion 4", "conversion 6"),
+    *("measurement 0", "measurement 2", "measurement 5"),
+    *("file 1", "file 3", "file 6", "race 0"),
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken(trained, digits, tmp_path_factory):
+    return bm.compress_and_tune(trained, digits, **ORDERS, directory=tmp_path_factory.mktemp("run"), verbose=0)
+
+
+def test_there_is_a_step_of_each_kind_to_be_killed_in(unbroken):
+    assert [step["name"] for step in unbroken.report.steps] == ["prune", "prune-aware_int8"]
+
+
+@pytest.mark.parametrize("where", POINTS)
+def test_it_ends_as_the_unbroken_one(where, unbroken, trained, killed_at, tmp_path):
+    again = killed_at(where, trained, tmp_path / "run")
+    assert comparable(again.report) == comparable(unbroken.report)
+    for row in unbroken.report.candidates:
+        assert (again.directory / row["path"]).read_bytes() == (unbroken.directory / row["path"]).read_bytes()
+    assert again.litert_path.read_bytes() == unbroken.litert_path.read_bytes()
