@@ -35,7 +35,7 @@ def test_a_size_that_can_not_be_read_is_refused(size):
 def test_the_defaults_are_the_documented_ones():
     assert Target() == Target(max_drop=0.01, size=None, latency_ms=None, optimize="balanced")
     assert TrainConfig().epochs == 5 and TrainConfig().pretrain_epochs == 0 and TrainConfig().precision == "auto"
-    assert QuantizeConfig() == QuantizeConfig(bits=8, activations="dynamic", method="auto", where=None)
+    assert QuantizeConfig() == QuantizeConfig(bits=8, activations="auto", method="auto", where=None)
 
 
 @pytest.mark.parametrize(

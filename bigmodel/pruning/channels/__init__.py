@@ -8,7 +8,7 @@ from bigmodel.pruning.channels.groups import ChannelMap, Group, Member, find_cha
 from bigmodel.pruning.channels.ranking import score_channels, sum_by_channel
 from bigmodel.pruning.channels.removal import remove_channels
 from bigmodel.pruning.channels.repair import renew_statistics, repair_channels
-from bigmodel.pruning.channels.selection import Selection, choose_channels, choose_for_cost
+from bigmodel.pruning.channels.selection import choose_channels, choose_for_cost
 from bigmodel.pruning.channels.sensitivity import Sensitivity, sensitivity
 from bigmodel.pruning.channels.step import prune_channels
 
@@ -18,7 +18,6 @@ __all__ = [
     "CostModel",
     "Group",
     "Member",
-    "Selection",
     "Sensitivity",
     "choose_channels",
     "choose_for_cost",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import numpy as np
 from bigmodel.errors import ArgumentError, describe
 from bigmodel.pruning.channels.cost import CostModel
 from bigmodel.pruning.channels.groups import ChannelMap, Group
-from bigmodel.pruning.channels.ranking import Criterion
 
 Sparsity = float | Mapping[str, float] | Callable[[Group], float]
 """The share of channels to remove: of every group, of the groups that these layers make, or as a function says."""
@@ -20,59 +18,12 @@ Keep = dict[str, np.ndarray]
 """For each group that loses channels, by its name: a boolean per channel, `True` where it stays."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """How `prune_channels` chooses, next to the sparsity.
-
-    Args:
-        criterion: What a channel is worth; see `score_channels`.
-        ranking: Whether shares hold in each group or over all of them; see `choose_channels`.
-        shares: Shares for layers or groups in place of one sparsity; see `choose_channels`.
-        floor: Share of each group that always stays.
-        round_to: Widths are rounded up to a multiple of this.
-        macs: Most multiply-accumulates as a fraction of the whole model's: channels go, lowest first, until it is met,
-            in place of a share.
-        parameters: Most parameters, likewise.
-    """
-
-    criterion: Criterion = "taylor"
-    ranking: Literal["group", "global"] = "group"
-    shares: Sparsity | None = None
-    floor: float = 0.0
-    round_to: int = 1
-    macs: float | None = None
-    parameters: float | None = None
-
-    def choose(self, channels: ChannelMap, scores: Mapping[str, Any], costs: CostModel, sparsity: Sparsity) -> Keep:
-        """Chooses by scores: until the cost is met, where one is given, else the share that goes."""
-        if self.macs is None and self.parameters is None:
-            return choose_channels(
-                channels,
-                scores,
-                sparsity if self.shares is None else self.shares,
-                ranking=self.ranking,
-                floor=self.floor,
-                round_to=self.round_to,
-            )
-        return choose_for_cost(
-            channels,
-            scores,
-            costs,
-            macs=self.macs,
-            parameters=self.parameters,
-            ranking=self.ranking,
-            floor=self.floor,
-            round_to=self.round_to,
-            per_cost=self.criterion == "taylor",
-        )
-
-
 def choose_channels(
     channels: ChannelMap,
     scores: Mapping[str, Any],
     sparsity: Sparsity,
     *,
-    ranking: Literal["group", "global"] = "group",
+    ranking: Literal["layer", "global"] = "layer",
     floor: float = 0.0,
     round_to: int = 1,
 ) -> Keep:
@@ -83,7 +34,7 @@ def choose_channels(
         scores: What `score_channels` gave.
         sparsity: Share of the channels that go, as a fraction in 0..1. A dict holds a share for the name of a layer
             or group (others stay whole); a function gives one for a group.
-        ranking: "group": the share holds in every group. "global": it holds for all channels together, and the
+        ranking: "layer": the share holds in every group. "global": it holds for all channels together, and the
             scores decide from which groups they go; `sparsity` is then one number.
         floor: Share of each group that always stays; one channel always does.
         round_to: Widths are rounded up to a multiple of this, as far as there are channels.
@@ -161,7 +112,7 @@ def _global_counts(channels: ChannelMap, scores: Mapping[str, Any], sparsity: Sp
             "A global ranking takes one share for all channels.",
             received=describe(sparsity),
             expected="a number from 0 to below 1",
-            fix="Pass one number, or ranking='group' with shares for each group.",
+            fix="Pass one number, or ranking='layer' with shares for each group.",
         )
     least = {group.name: _kept(group, 1.0, floor) for group in channels.groups}
     candidates: list[tuple[float, str]] = []
@@ -183,7 +134,7 @@ def choose_for_cost(
     *,
     macs: float | None = None,
     parameters: float | None = None,
-    ranking: Literal["group", "global"] = "global",
+    ranking: Literal["layer", "global"] = "global",
     floor: float = 0.1,
     round_to: int = 1,
     per_cost: bool = False,

@@ -10,9 +10,9 @@ from reference import flat_outputs, randomise
 from bigmodel.config import PruneConfig, TrainConfig
 from bigmodel.data import as_data, load_digits
 from bigmodel.errors import ModelError
+from bigmodel.export import export_floats
 from bigmodel.pruning.channels import (
     CostModel,
-    Selection,
     choose_channels,
     find_channels,
     prune_channels,
@@ -103,11 +103,15 @@ def test_statistics_are_the_mean_over_batches():
     assert norm.momentum == 0.99 and model.layers[-1].rate == 0.5
 
 
+def order(**settings) -> PruneConfig:
+    return PruneConfig(granularity="channel", **settings)
+
+
 def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
     data = (digits[0], digits[1])
     before = trained.get_weights()
     smaller = prune_channels(
-        trained, data, PruneConfig(0.5), train=TrainConfig(epochs=3, batch_size=64), selection=Selection(round_to=4)
+        trained, data, order(sparsity=0.5, round_to=4), train=TrainConfig(epochs=3, batch_size=64)
     )
     assert all(np.array_equal(a, b) for a, b in zip(before, trained.get_weights(), strict=True))
     widths = {name: smaller.get_layer(name).kernel.shape[-1] for name in ("stem", "inner", "outer", "down", "dense")}
@@ -118,17 +122,17 @@ def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
 
 def test_the_step_removes_until_a_cost_is_met(trained, digits):
     data = (digits[0][:300], digits[1][:300])
-    selection = Selection(ranking="global", macs=0.4)
-    smaller = prune_channels(trained, data, PruneConfig(), train=TrainConfig(epochs=0), selection=selection)
+    config = order(ranking="global", budget={"macs": 0.4})
+    smaller = prune_channels(trained, data, config, train=TrainConfig(epochs=0))
     share = CostModel(smaller).after({}).macs / CostModel(trained).after({}).macs
     assert 0.36 < share <= 0.4
 
 
 def test_the_same_seed_gives_the_same_model(trained, digits):
     data = (digits[0][:200], digits[1][:200])
-    random = Selection(criterion="random")
+    random = order(sparsity=0.5, criterion="random")
     one, two = (
-        prune_channels(trained, data, PruneConfig(0.5), train=TrainConfig(epochs=1), selection=random, seed=3)
+        prune_channels(trained, data, random, train=TrainConfig(epochs=1), seed=3)
         for _ in range(2)
     )
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), two.get_weights(), strict=True))
@@ -139,3 +143,26 @@ def test_a_model_without_hidden_channels_is_refused():
     model = keras.Model(x, layers.Dense(2, name="only")(x))
     with pytest.raises(ModelError, match="No channels can be removed"):
         prune_channels(model, (np.ones((20, 4)), np.ones((20, 2))), PruneConfig(0.5), train=TrainConfig(epochs=1))
+
+
+def test_the_step_removes_until_the_file_is_small_enough(trained, digits, tmp_path):
+    data = (digits[0][:300], digits[1][:300])
+    smaller = prune_channels(trained, data, order(budget={"size": 0.5}), train=TrainConfig(epochs=0))
+    whole, less = export_floats([(trained, tmp_path / "whole.tflite"), (smaller, tmp_path / "less.tflite")])
+    assert 0.4 < less.stat().st_size / whole.stat().st_size <= 0.52  # a file pads its buffers
+
+
+def test_rounds_stop_before_the_threshold_is_broken(trained, digits):
+    data = (digits[0], digits[1])
+    train = TrainConfig(epochs=4, batch_size=64)
+    gentle = prune_channels(trained, data, order(sparsity=0.6, max_drop=0.05), train=train)
+    assert accuracy(gentle, digits) > accuracy(trained, digits) - 0.1
+    assert gentle.count_params() < trained.count_params()
+    with pytest.raises(ModelError, match="within the threshold"):
+        prune_channels(trained, data, order(sparsity=0.99, max_drop=0.0), train=TrainConfig(epochs=0))
+
+
+def test_rounds_leave_what_one_round_would(trained, digits):
+    data = (digits[0][:300], digits[1][:300])
+    smaller = prune_channels(trained, data, order(sparsity=0.6, max_drop=1.0), train=TrainConfig(epochs=0))
+    assert smaller.get_layer("dense").units == pytest.approx(0.4 * trained.get_layer("dense").units, abs=2)
