@@ -19,7 +19,7 @@ from bigmodel.evaluation import evaluate, evaluate_model, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.export.quantized import write_files
-from bigmodel.model_files import own_parts_of
+from bigmodel.own_parts import own_parts_of
 from bigmodel.plan import check_call
 from bigmodel.pruning import prune_weights
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training

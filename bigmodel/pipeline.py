@@ -26,7 +26,8 @@ from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import environment, identity_of
 from bigmodel.journal import Journal, write_whole
-from bigmodel.model_files import ModelFiles, custom_objects_of, has_lambda, own_parts_of
+from bigmodel.model_files import ModelFiles
+from bigmodel.own_parts import custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepZeros, prune_weights

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from bigmodel.errors import ModelError, describe
+from bigmodel.own_parts import own_parts_of
 from bigmodel.training.compilation import compile_like
 
 
@@ -43,9 +44,7 @@ def clone_uncompiled(model: keras.Model) -> keras.Model:
             expected="a built model",
             fix="Start it with keras.Input(shape), or call model.build(input_shape).",
         )
-    # Classes of the caller's own need no registration: they are all at hand.
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
-    with keras.saving.custom_object_scope(classes):
+    with own_parts_of(model):
         second = _rebuilt(model)
     copy_variables(model, second)
     return second

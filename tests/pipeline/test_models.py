@@ -165,7 +165,7 @@ def own():
 
 def test_what_is_the_callers_own_goes_through_unregistered(own):
     x, _, result = own
-    assert [layer.name for layer in result.model.layers] == ["scaled", "hidden", "same", "y"]
+    assert [layer.name for layer in result.model.layers][-4:] == ["scaled", "hidden", "same", "y"]
     np.testing.assert_allclose(
         bm.LiteModel(result.litert_path).predict(x), result.model.predict(x, verbose=0), atol=1e-4
     )
