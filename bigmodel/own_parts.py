@@ -68,3 +68,20 @@ _KERAS_OBJECTS = (
     keras.regularizers.Regularizer,
     keras.constraints.Constraint,
 )
+
+
+def check_training(model: keras.Model) -> None:
+    """Checks that a model trains as Keras does, so that one rebuilt from its layers trains as it does.
+
+    Raises:
+        ModelError: The model's class has a `train_step`, or another part of training, of its own.
+    """
+    names = ("train_step", "compute_loss", "compile", "fit")
+    own = [name for name in names if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        raise ModelError(
+            "A model with a training of its own can't be trained with quantization.",
+            received=f"{type(model).__name__} with its own {', '.join(own)}",
+            expected="a model that trains as keras.Model does",
+            fix="Pass quantize=bm.QuantizeConfig(method='post_training'), or the functional model inside.",
+        )

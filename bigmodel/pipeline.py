@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from bigmodel.export.quantized import write_files
 from bigmodel.identity import environment, identity_of
 from bigmodel.journal import Journal, write_whole
 from bigmodel.model_files import ModelFiles
-from bigmodel.own_parts import custom_objects_of, has_lambda, own_parts_of
+from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepZeros, prune_weights
@@ -168,15 +169,25 @@ class _Run:
             self._skip([{"layer": self.model.name, "step": "save", "reason": reason}])
         self.quantized_formats = {}
         for config, formats in self.plan.quantized_formats().items():
-            try:
-                quantize_post_training(self.model, None, dataclasses.replace(config, activations="float"))
-            except ModelError as error:
-                if isinstance(self.plan.quantize, QuantizeConfig):
-                    raise
-                reason = " ".join([error.problem, error.received])
-                self._skip([{"layer": self.model.name, "step": "quantize", "reason": reason}])
-            else:
-                self.quantized_formats[config] = formats
+            weights = dataclasses.replace(config, activations="float")
+            is_ordered = isinstance(self.plan.quantize, QuantizeConfig)
+            if not self._is_possible(partial(quantize_post_training, self.model, None, weights), is_ordered):
+                continue
+            if config.method != "post_training":
+                trains = self._is_possible(partial(check_training, self.model), config.method == "aware")
+                config = config if trains else dataclasses.replace(config, method="post_training")
+            self.quantized_formats[config] = formats
+
+    def _is_possible(self, attempt: Callable[[], Any], is_ordered: bool) -> bool:
+        try:
+            attempt()
+        except ModelError as error:
+            if is_ordered:
+                raise
+            reason = " ".join([error.problem, error.received])
+            self._skip([{"layer": self.model.name, "step": "quantize", "reason": reason}])
+            return False
+        return True
 
     # --- steps that train: done once, kept as a model file -------------------------------------------------------
 

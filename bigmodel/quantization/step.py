@@ -14,6 +14,7 @@ from bigmodel.config import QuantizeConfig, TrainConfig
 from bigmodel.data import Data
 from bigmodel.errors import ConversionError, ModelError
 from bigmodel.export.formats import format_of
+from bigmodel.own_parts import check_training
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.simulation import Skipped, quantized_layers, range_layers, simulate
 from bigmodel.training import compile_like, fit, peak_learning_rate
@@ -88,9 +89,10 @@ def quantize_aware(
         The trained simulation, compiled like the model, and what stays otherwise than asked.
 
     Raises:
-        ModelError: The model can't be rebuilt layer by layer, or has no layer to quantize.
+        ModelError: The model can't be rebuilt layer by layer, has no layer to quantize, or trains in a way of its own.
         ConversionError: For static activations: the file that tells their places could not be written.
     """
+    check_training(model)
     simulation, skipped = _simulated(model, config)
     if config.activations == "static":
         simulation = _in_place(simulation, data, momentum=_MOMENTUM)
