@@ -48,13 +48,17 @@ def magnitude_mask(weights: ArrayLike, sparsity: float) -> NDArray[np.bool_]:
     if zeros == 0:
         return np.ones(weights.shape, dtype=bool)
     # NumPy sorts neither bfloat16 nor float16 quickly; both fit float32 exactly.
-    magnitudes = np.abs(weights.ravel()).astype(np.float32, copy=False)
-    # A selection, not a sort: on 200,000 weights it is ten times faster, and it runs within the training loop.
-    threshold = np.partition(magnitudes, zeros - 1)[zeros - 1]
-    mask = ~(magnitudes < threshold)
-    ties = np.flatnonzero(magnitudes == threshold)
-    mask[ties[: zeros - np.count_nonzero(~mask)]] = False
-    return mask.reshape(weights.shape)
+    weights = weights.astype(np.float32, copy=False) if weights.dtype.itemsize < 4 else weights
+    # This runs within the training loop: a selection, not a sort, and without the zeros, whose ties would slow it down.
+    magnitudes = np.abs(weights[weights != 0])
+    rank = zeros - 1 - (weights.size - magnitudes.size)
+    if rank >= 0:
+        magnitudes.partition(rank)
+    threshold = magnitudes[rank] if rank >= 0 else 0
+    mask = ~((weights < threshold) & (weights > -threshold))
+    ties = np.flatnonzero((weights == threshold) | (weights == -threshold))
+    mask.reshape(-1)[ties[: zeros - np.count_nonzero(~mask)]] = False
+    return mask
 
 
 def sparsity_of(weights: ArrayLike) -> float:

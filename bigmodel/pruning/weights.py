@@ -30,9 +30,9 @@ def prune_weights(
     """Prunes a model while fine-tuning it. The caller's model, data and configs are not changed.
 
     The masks grow over the first half of the training. Epochs compete on the validation split from the moment
-    the full sparsity is reached. Dropout rates fall with the share of connections that stay. The learning rate has its peak at the compiled one unless `train` says otherwise.
-    Frozen layers are pruned too (an explicit sparsity holds for the whole model), but they can't recover: unfreeze
-    them, or leave them out with `where`.
+    the full sparsity is reached. Dropout rates fall with the share of connections that stay. The learning rate has its
+    peak at the compiled one unless `train` says otherwise. Frozen layers are pruned too (an explicit sparsity holds for
+    the whole model), but they can't recover: unfreeze them, or leave them out with `where`.
 
     Args:
         model: A built model.
