@@ -70,7 +70,7 @@ def deploy(
         known, points = _known_ranges(source, calibration) if wants_static else ([], {})
         inputs = dict(zip(input_names(simulation), map(np.asarray, keras.tree.flatten(calibration)), strict=True))
         written = write_files(
-            float_path, orders, grids=grids(source), ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
+            float_path, orders, grids=grids(simulation), ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
         )
     results: list[Deployed | ConversionError] = []
     for (format_, _), account in zip(orders, written, strict=True):

@@ -1,0 +1,199 @@
+"""Fake quantization against TensorFlow's kernels, and against the runtime's formulas written out in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from bigmodel.quantization import fake
+
+RNG = np.random.default_rng(0)
+
+
+def kernel(shape=(3, 3, 5, 8)):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def tensorflows(weights, bound, bits):
+    """TensorFlow's own kernel: one range for each index of the last axis."""
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        weights, -bound, bound, num_bits=bits, narrow_range=True
+    ).numpy()
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("shape", [(64, 10), (3, 3, 5, 8), (1, 7)])
+def test_codes_are_those_of_tensorflows_kernel(bits, shape):
+    for _ in range(5):
+        weights = kernel(shape)
+        bound = np.abs(weights).reshape(-1, shape[-1]).max(axis=0)
+        scale = np.asarray(fake.symmetric_scale(weights, bits, (-1,)))
+        expected = tensorflows(weights, bound, bits)
+        np.testing.assert_array_equal(np.asarray(fake.weight_codes(weights, scale, bits)), np.rint(expected / scale))
+        quantized = np.asarray(fake.fake_quantize_weights(weights, scale, bits))
+        np.testing.assert_allclose(quantized, expected, rtol=3e-7)
+
+
+def test_weights_are_bit_equal_to_tensorflows_where_scales_are_powers_of_two():
+    weights = kernel((64, 6))
+    bound = 127 * 2.0 ** np.array([-9, -8, -7, -6, -5, -4], np.float32)
+    weights *= bound / np.abs(weights).max(axis=0)
+    weights[np.abs(weights).argmax(axis=0), np.arange(6)] = bound
+    scale = fake.symmetric_scale(weights, 8, (-1,))
+    np.testing.assert_array_equal(np.asarray(scale)[0], bound / 127)
+    expected = tensorflows(weights, bound, 8)
+    np.testing.assert_array_equal(np.asarray(fake.fake_quantize_weights(weights, scale, 8)), expected)
+
+
+def test_the_gradient_of_weights_is_tensorflows_inside_and_beyond_the_grid():
+    weights = tf.constant([[-9.0], [-3.4], [-0.2], [0.0], [1.3], [3.4], [4.2]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(weights)
+        ours = fake.fake_quantize_weights(weights, np.float32([[0.5]]), 4)  # codes up to 7: -3.5 to 3.5
+        theirs = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            weights, [-3.5], [3.5], num_bits=4, narrow_range=True
+        )
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(tape.gradient(ours, weights), tape.gradient(theirs, weights))
+    np.testing.assert_array_equal(tape.gradient(ours, weights)[:, 0], [0, 1, 1, 1, 1, 1, 0])
+
+
+def test_the_gradient_passes_everywhere_where_nothing_is_clipped():
+    weights = tf.constant(kernel((20, 3)))
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        scale = fake.symmetric_scale(weights, 8, (-1,))
+        total = tf.reduce_sum(fake.fake_quantize_weights(weights, scale, 8, clips=False) * 2.0)
+    np.testing.assert_array_equal(tape.gradient(total, weights), np.full((20, 3), 2.0))  # none through the scale
+
+
+def test_zeros_stay_zero_and_a_channel_of_zeros_is_no_division_by_zero():
+    weights = kernel((40, 4))
+    weights[RNG.random(weights.shape) < 0.5] = 0.0
+    weights[:, 2] = 0.0
+    scale = fake.symmetric_scale(weights, 8, (-1,))
+    quantized = np.asarray(fake.fake_quantize_weights(weights, scale, 8))
+    assert np.isfinite(quantized).all() and (np.asarray(scale) > 0).all()
+    assert (quantized[weights == 0] == 0).all() and (quantized[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize(("axes", "expected"), [((), (1, 1, 1)), ((-1,), (1, 1, 4)), ((0, 2), (2, 1, 4))])
+def test_one_scale_for_each_index_of_the_channel_axes(axes, expected):
+    weights = kernel((2, 3, 4))
+    scale = np.asarray(fake.symmetric_scale(weights, 8, axes))
+    others = tuple(i for i in range(3) if i not in [axis % 3 for axis in axes])
+    np.testing.assert_allclose(scale, np.abs(weights).max(axis=others, keepdims=True) / 127, rtol=1e-6)
+    assert scale.shape == expected
+
+
+def test_four_bits_are_fifteen_levels_in_a_functional_model():
+    class Layer(keras.layers.Layer):
+        def call(self, inputs):
+            return fake.fake_quantize_weights(inputs, fake.symmetric_scale(inputs, 4, ()), 4)
+
+    inputs = keras.Input((1000,))
+    model = keras.Model(inputs, Layer()(inputs))
+    assert len(np.unique(model.predict(kernel((1, 1000)), verbose=0))) == 15
+
+
+# --- inputs of dynamic kernels --------------------------------------------------------------------------------------
+
+
+def in_numpy(values, kernels):
+    """One range for all values: XNNPACK's conversion and the runtime's own, each as its source has it, in float32."""
+    one = np.float32
+    low, high = min(one(0), values.min()), max(one(0), values.max())
+    if low == high:
+        return values
+    scale, inverse = (high - low) / one(255), one(255) / (high - low)
+    from_low, from_high = one(-128) - low * inverse, one(127) - high * inverse
+    zero = from_low if (one(-128) + low * inverse) + (one(127) + high * inverse) > 0 else from_high
+    nearest = np.rint if kernels == "xnnpack" else lambda v: np.copysign(np.floor(np.abs(v) + one(0.5)), v)
+    zero = np.clip(nearest(zero), -128, 127)
+    codes = np.clip(nearest(values * inverse) + zero, -128, 127)
+    return (codes - zero) * scale
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0], ids=["negative", "both", "positive"])
+@pytest.mark.parametrize("shape", [(6, 9), (4, 5, 6, 3)])
+def test_a_sample_has_the_grid_of_its_own_range(kernels, shift, shape):
+    inputs = (RNG.normal(size=shape) + shift).astype("float32")
+    inputs[1] = 0.0
+    quantized = np.asarray(fake.dynamic_fake_quantize(inputs, "sample", kernels=kernels))
+    for sample, expected in zip(quantized, inputs, strict=True):
+        np.testing.assert_allclose(sample, in_numpy(expected, kernels), rtol=3e-7, atol=1e-9)
+
+
+def test_a_row_has_the_grid_of_its_own_range():
+    inputs = RNG.normal(size=(4, 5, 7)).astype("float32")
+    quantized = np.asarray(fake.dynamic_fake_quantize(inputs, "row"))
+    for row, expected in zip(quantized.reshape(-1, 7), inputs.reshape(-1, 7), strict=True):
+        np.testing.assert_allclose(row, in_numpy(expected, "xnnpack"), rtol=3e-7, atol=1e-9)
+
+
+def test_rows_of_the_built_in_kernel_are_symmetric():
+    inputs = RNG.normal(size=(8, 5)).astype("float32")
+    inputs[3] = 0.0
+    bound = np.abs(inputs).max(axis=1, keepdims=True)
+    codes = np.rint(inputs * (np.float32(127) / np.where(bound > 0, bound, 127)))
+    quantized = np.asarray(fake.dynamic_fake_quantize(inputs, "row", kernels="builtin"))
+    np.testing.assert_allclose(quantized, codes * bound / 127, rtol=3e-7)
+
+
+def test_halves_go_to_even_codes_in_xnnpack_and_away_from_zero_in_the_built_in_kernels():
+    inputs = np.float32([[0.0, 0.5, 1.5, 2.5, 255.0]])  # a step of 1
+    np.testing.assert_array_equal(fake.dynamic_fake_quantize(inputs, "sample"), [[0, 0, 2, 2, 255]])
+    away = fake.dynamic_fake_quantize(inputs, "sample", kernels="builtin")
+    np.testing.assert_array_equal(away, [[0, 1, 2, 3, 255]])
+
+
+@pytest.mark.parametrize(("shape", "dilation"), [((3, 11, 2), (2,)), ((2, 7, 8, 3), (2, 3)), ((2, 6, 6, 1), (1, 2))])
+def test_each_phase_of_a_dilated_convolution_is_a_sample(shape, dilation):
+    inputs = RNG.normal(size=shape).astype("float32")
+    quantized = np.asarray(fake.dynamic_fake_quantize(inputs, "sample", dilation=dilation))
+    for phase in np.ndindex(*dilation):
+        places = (slice(None), *(slice(start, None, step) for start, step in zip(phase, dilation, strict=True)))
+        expected = fake.dynamic_fake_quantize(inputs[places], "sample")
+        np.testing.assert_array_equal(quantized[places], np.asarray(expected))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"kernels": "builtin"}, {"dilation": (2,)}], ids=str)
+def test_zero_inputs_stay_zero_and_gradients_pass(arguments):
+    inputs = tf.constant(RNG.normal(size=(3, 6, 2)).astype("float32") * (RNG.random((3, 6, 2)) < 0.5))
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = fake.dynamic_fake_quantize(inputs, "sample", **arguments)
+    np.testing.assert_array_equal(outputs.numpy()[inputs.numpy() == 0], 0.0)
+    np.testing.assert_array_equal(tape.gradient(outputs, inputs), np.ones((3, 6, 2)))
+
+
+# --- static activations ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-2.5, 0.0), (-0.01, 5.0)])
+def test_a_fixed_range_is_that_of_tensorflows_kernel(low, high):
+    inputs = tf.constant(RNG.uniform(low - 1, high + 1, 997).astype("float32"))
+    scale, zero_point = fake.static_parameters(np.float32(low), np.float32(high))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        ours = fake.static_fake_quantize(inputs, scale, zero_point)
+        theirs = tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    given, expected = tape.gradient(ours, inputs).numpy(), tape.gradient(theirs, inputs).numpy()
+    # TensorFlow's gradient ends at the last code, ours where values are no longer rounded to it: half a step later.
+    moved = np.abs(inputs - ours)
+    np.testing.assert_array_equal(given, moved <= np.asarray(scale) * (0.5 + 1e-5))
+    assert (moved[given != expected] <= np.asarray(scale) * (0.5 + 1e-5)).all() and (given != expected).mean() < 0.05
+
+
+def test_a_range_is_widened_to_contain_zero():
+    scale, zero_point = fake.static_parameters(np.float32(2.0), np.float32(5.1))
+    assert float(scale) == pytest.approx(5.1 / 255) and float(zero_point) == -128
+    scale, zero_point = fake.static_parameters(np.float32(-5.1), np.float32(-2.0))
+    assert float(scale) == pytest.approx(5.1 / 255) and float(zero_point) == 127
+    assert float(ops.convert_to_numpy(fake.static_fake_quantize(np.float32(0.0), scale, zero_point))) == 0.0
