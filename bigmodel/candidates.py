@@ -25,6 +25,7 @@ from bigmodel.evaluation import (
     output_difference,
 )
 from bigmodel.export import first_run
+from bigmodel.export.saved_model import input_names
 
 # A file may take this much longer than the float one before "balanced" puts it behind the others (timings are noisy).
 SLOWER_ALLOWED = 1.1
@@ -79,14 +80,25 @@ def measure(
 _FACTS = ("size_bytes", "gzip_bytes", "parameters", "macs", "sparsity", "arena_bytes")
 
 
-def try_out(path: Path, split: Split) -> None:
+def file_inputs(model: keras.Model, x: Any) -> Any:
+    """Returns samples that a model takes as its file takes them: by the names of its inputs, if there are several."""
+    leaves = keras.tree.flatten(x)
+    return leaves[0] if len(leaves) == 1 else dict(zip(input_names(model), leaves, strict=True))
+
+
+def try_out(path: Path, split: Split, model: keras.Model) -> None:
     """Runs a file for the first time, in a child process.
+
+    Args:
+        path: The file.
+        split: Where samples come from.
+        model: The model that the file was made from.
 
     Raises:
         ConversionError: It crashes, hangs, or answers with what is no number: some kernels read outside their buffers.
     """
     x, _, _ = split.sample(_FIRST_SAMPLES).arrays()
-    answers = first_run(path, x)
+    answers = first_run(path, file_inputs(model, x))
     if not all(np.all(np.isfinite(part)) for part in keras.tree.flatten(answers) if part.dtype.kind == "f"):
         raise ConversionError(
             f"{path.name} computes garbage.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel.candidates import Choice, Figures, choose, measure, try_out
+from bigmodel.candidates import Choice, Figures, choose, file_inputs, measure, try_out
 from bigmodel.config import Target
 from bigmodel.data import Split
 from bigmodel.errors import ConversionError
@@ -108,7 +108,7 @@ class Competition:
             if isinstance(made, ConversionError):
                 raise made
             path = made.written.path
-            try_out(path, self.split)
+            try_out(path, self.split, self.models.model)
             figures, _ = measure(
                 path, made.simulation, self.split, like=self.models.model, reference=self.reference, metric=self.metric
             )
@@ -132,12 +132,11 @@ class Competition:
             self._reference = evaluate_file(path, self.split, like=self.models.model)
         return self._reference
 
-    def decide(self, target: Target, sample: Any) -> Choice:
+    def decide(self, target: Target) -> Choice:
         """Measures the latency of all files against each other and chooses one; the rows say why.
 
         Args:
             target: The bounds and the order.
-            sample: One sample, for the sizes that the files leave free.
 
         Raises:
             ConversionError: No file could be made.
@@ -153,7 +152,7 @@ class Competition:
         with self.stages.stage("latency, all files in turns"):
             runners = [self.baseline, *racing]
             entry = "latency of " + ", ".join(row["name"] for row in runners)
-            times = self.journal.once(entry, lambda: self._race(runners, sample))
+            times = self.journal.once(entry, lambda: self._race(runners))
         for row in [self.baseline, *racing]:
             row.update(times[row["name"]])
         choice = choose(racing, target, self.metric, self.baseline["latency_ms"])
@@ -162,7 +161,9 @@ class Competition:
             row["reason"] = choice.reasons[row["name"]]
         return choice
 
-    def _race(self, rows: Sequence[Figures], sample: Any) -> Figures:
+    def _race(self, rows: Sequence[Figures]) -> Figures:
+        x, _, _ = self.split.sample(1).arrays()
+        sample = file_inputs(self.models.model, x)  # its sizes stand for those that the files leave free
         times = measure_latency([self.journal.path(row["path"]) for row in rows], sample=sample)
         return {
             row["name"]: {"latency_ms": time.median_ms, "latency_p95_ms": time.p95_ms}

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from bigmodel.candidates import Choice, Figures, measure
 from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
 from bigmodel.data import Data, Split, as_data
-from bigmodel.errors import ConversionError, ModelError
+from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model, inspect_file, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Written
@@ -31,7 +31,7 @@ from bigmodel.model_files import ModelFiles
 from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
-from bigmodel.pruning import KeepZeros, prune_weights
+from bigmodel.pruning import KeepZeros, prune_model
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.report import Record
 from bigmodel.result import Result
@@ -40,6 +40,8 @@ from bigmodel.training import clone, ensure_compiled, pretrain
 # What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
 _JUDGED_SAMPLES = 10_000
 _JUDGED_BYTES = 500_000_000
+# Channels are removed to a little less than the target: files pad their buffers, and timings are noisy.
+_TARGET_SHARE = 0.95
 
 
 def compress_and_tune(
@@ -68,8 +70,9 @@ def compress_and_tune(
         target: Bounds and order of the candidates; `None`: at most 0.01 below the float file.
         augment: "auto" or `None`; this version augments nothing, and the report says so.
         tune: "auto" or `None`; this version searches nothing but the candidates, and the report says so.
-        prune: A sparsity, a `PruneConfig` or a list of them in order: only files at that sparsity compete. "auto":
-            zeros do not shrink a .tflite, so that nothing is pruned. `None`: off.
+        prune: A sparsity, a `PruneConfig` or a list of them in order: only files of the pruned model compete. "auto":
+            channels are removed where the target asks for a size or a latency that nothing else reaches; zeros do not
+            shrink a .tflite. `None`: off.
         quantize: Bits or a `QuantizeConfig`: only files with those bits compete. "auto": 8 bits, 4 bits and float
             compete. `None`: only the storage may change (float32, float16, weight-only int8).
         train: How the steps train.
@@ -151,8 +154,11 @@ class _Run:
         network, done = self._pruned(model)
         self._enter_float(network, done)
         self._enter_quantized(network, done)
-        x, _, _ = self.judged.sample(1).arrays()
-        choice = self.competition.decide(self.plan.target, x)
+        choice = self.competition.decide(self.plan.target)
+        smaller = self._smaller(network) if self.plan.may_remove_channels and not choice.target_met else None
+        if smaller is not None:
+            self._enter_quantized(smaller, ("channels",))
+            choice = self.competition.decide(self.plan.target)
         self._finish(choice)
 
     def _check_orders(self) -> None:
@@ -241,23 +247,41 @@ class _Run:
         done: tuple[str, ...] = ()
         for number, config in enumerate(self.plan.prunes, start=1):
             name = "prune" if len(self.plan.prunes) == 1 else f"prune{number}"
-
-            def train(
-                callbacks: list[keras.callbacks.Callback],
-                checkpoint: Path,
-                model: keras.Model = model,
-                config: PruneConfig = config,
-            ) -> tuple[keras.Model, Figures]:
-                made = prune_weights(
-                    model, self.data, config, train=self.plan.train, seed=self.seed, callbacks=callbacks,
-                    checkpoint=checkpoint,
-                )  # fmt: skip
-                return made, {"sparsity": config.sparsity, "granularity": config.granularity}
-
-            title = f"prune, {config.sparsity:.0%} zeros"
-            model = self._step(name, title, model, train, self.plan.train.epochs)
+            model = self._prune(model, config, name)
             done = (*done, name)
         return model, done
+
+    def _prune(self, model: keras.Model, config: PruneConfig, name: str) -> keras.Model:
+        def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
+            made = prune_model(
+                model, self.data, config, train=self.plan.train, seed=self.seed,
+                callbacks=[*callbacks, *([KeepZeros()] if config.granularity == "channel" else [])],
+                checkpoint=checkpoint,
+            )  # fmt: skip
+            sizes = {"parameters_before": model.count_params(), "parameters_after": made.count_params()}
+            return made, {"granularity": config.granularity, **_order_of(config), **sizes}
+
+        kind = "channels" if config.granularity == "channel" else "zeros"
+        return self._step(name, f"prune, {kind}", model, train, self.plan.train.epochs)
+
+    def _smaller(self, network: keras.Model) -> keras.Model | None:
+        """Removes channels where size or latency miss the target; `None` where they do not, or nothing can go."""
+        rows = [row for row in self.competition.rows if row["status"] != "failed"]
+        target = self.plan.target
+        budget = {}
+        if target.size is not None:
+            budget["parameters"] = _TARGET_SHARE * int(target.size) / min(row["size_bytes"] for row in rows)
+        if target.latency_ms is not None:
+            budget["latency"] = _TARGET_SHARE * target.latency_ms / min(row["latency_ms"] for row in rows)
+        budget = {name: share for name, share in budget.items() if share < 1}
+        if not budget:
+            return None
+        try:
+            return self._prune(network, PruneConfig(granularity="channel", ranking="global", budget=budget), "channels")
+        except (ModelError, ArgumentError) as error:
+            reason = " ".join([error.problem, error.received])
+            self._skip([{"layer": self.model.name, "step": "prune", "reason": reason}])
+            return None
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -395,6 +419,14 @@ def _judged(split: Split, seed: int) -> Split:
         one = sum(np.asarray(leaf).nbytes for part in parts for leaf in keras.tree.flatten(part))
         count = max(1, min(count, _JUDGED_BYTES // one))
     return split.sample(count, seed=seed)
+
+
+def _order_of(config: PruneConfig) -> Figures:
+    """What a pruning was ordered to leave, for the report."""
+    if config.budget is not None:
+        return {"budget": dict(config.budget)}
+    shares = config.sparsity
+    return {"sparsity": "a function" if callable(shares) else dict(shares) if isinstance(shares, Mapping) else shares}
 
 
 def _weights_of(config: QuantizeConfig) -> QuantizeConfig:

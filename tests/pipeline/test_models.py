@@ -110,6 +110,17 @@ def test_names_reach_the_file_and_its_answers_are_the_models(two):
     assert result.report.final["agreement"] >= 0.999
 
 
+def test_inputs_in_a_list_keep_the_models_order_whatever_the_names():
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
+    model = keras.Model([zeta, alpha], keras.layers.Dense(1, name="y")(zeta - 3 * alpha))
+    model.compile("adam", "mse", metrics=["mae"])
+    x = tuple(RNG.normal(size=(100, 4)).astype("float32") for _ in range(2))
+    result = compress(model, (x, RNG.normal(size=(100, 1))), quantize=ONE_FILE, target=bm.Target(max_drop=10))
+    answers = bm.LiteModel(result.litert_path).predict({"zeta": x[0], "alpha": x[1]})
+    np.testing.assert_allclose(answers, result.model.predict(list(x), verbose=0), atol=1e-4)
+    assert result.report.final["agreement"] >= 0.999
+
+
 def test_every_metric_of_every_output_is_in_the_record(two):
     metrics = result_metrics = two[3].report.final["metrics"]
     assert {"loss", "kind_accuracy", "size_mae"} <= set(result_metrics)
