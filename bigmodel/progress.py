@@ -58,8 +58,10 @@ class Stages:
         started = time.perf_counter()
         columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
         if epochs:
-            columns += [BarColumn(bar_width=24), TextColumn("{task.fields[note]}"), TimeRemainingColumn()]
-        columns.append(TimeElapsedColumn())
+            columns += [BarColumn(bar_width=24), TextColumn("{task.fields[note]}")]
+            columns += [TimeRemainingColumn(), TextColumn("left")]
+        else:
+            columns.append(TimeElapsedColumn())
         hidden = not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as bar:
             stage = Stage(bar, title, epochs)
