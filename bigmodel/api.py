@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.own_parts import own_parts_of
 from bigmodel.plan import check_call
-from bigmodel.pruning import prune_weights
+from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.simulation import activations_of, plain, quantized_layers
 from bigmodel.training import ensure_compiled
@@ -32,31 +33,36 @@ __all__ = ["evaluate", "export_litert", "prune", "quantize"]
 def prune(
     model: keras.Model,
     data: Any,
-    sparsity: float | PruneConfig = 0.5,
+    sparsity: float | Mapping[str, float] | PruneConfig = 0.5,
     *,
     train: TrainConfig | None = None,
     seed: int = 0,
     verbose: int = 1,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    **settings: Any,
 ) -> keras.Model:
-    """Prunes a model by magnitude while fine-tuning it. The caller's model, data and configs are not changed.
+    """Prunes a model while fine-tuning it: zeros, or channels that are gone. The caller's model and data are not changed.
 
     Args:
-        model: A built Keras model; an uncompiled one gets a loss that fits its outputs and the labels.
+        model: A built Keras model; an uncompiled one gets a loss that fits its outputs and the labels. Functional or
+            Sequential where channels are removed.
         data: Data to fine-tune on, in any form that `bigmodel.as_data` takes.
-        sparsity: Share of each kernel that becomes zero, in 0..1, or a whole `PruneConfig`.
+        sparsity: The share that goes, in 0..1: of each kernel's weights, or of the channels of each group with
+            `granularity="channel"`; or a whole `PruneConfig`.
         train: How to fine-tune.
         seed: Same seed, same result.
         verbose: As in Keras' `fit`.
         callbacks: Further Keras callbacks.
+        **settings: Further fields of `PruneConfig`: granularity, where, schedule, criterion, ranking, budget, ...
 
     Returns:
-        A new model, compiled like the caller's, with exact zeros at the asked share of each kernel.
+        A new model, compiled like the caller's: with exact zeros at the asked share of each kernel, or with fewer
+        channels.
 
     Raises:
-        ArgumentError: A value is out of range.
+        ArgumentError: A value is out of range, or does not belong to the granularity.
         DataError: The data does not fit the model.
-        ModelError: The model can't be cloned, or has no kernel to prune.
+        ModelError: The model can't be cloned or rebuilt, or has nothing to prune.
 
     Example:
         >>> import bigmodel as bm, keras, numpy as np
@@ -66,12 +72,33 @@ def prune(
         >>> sparse = bm.prune(model, (x, y), sparsity=0.5, train=bm.TrainConfig(epochs=1), verbose=0)
         >>> float((sparse.layers[0].kernel.numpy() == 0).mean())
         0.5
+        >>> small = bm.prune(model, (x, y), 0.5, granularity="channel", train=bm.TrainConfig(epochs=1), verbose=0)
+        >>> [layer.units for layer in small.layers[1:]]
+        [4, 2]
     """
-    config, train = _config(sparsity, PruneConfig, "sparsity"), train or TrainConfig()
+    config, train = _prune_config(sparsity, settings), train or TrainConfig()
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):
         model, data = _prepared(model, data, train, seed)
-        return prune_weights(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
+        keeping = [KeepZeros()] if config.granularity == "channel" else []
+        return prune_model(
+            model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, *keeping]
+        )
+
+
+def _prune_config(sparsity: Any, settings: Mapping[str, Any]) -> PruneConfig:
+    known = {field.name for field in dataclasses.fields(PruneConfig)} - {"sparsity"}
+    if not set(settings) <= known or (settings and isinstance(sparsity, PruneConfig)):
+        raise ArgumentError(
+            "These settings can't be used.",
+            received=", ".join(sorted(settings)) + (" next to a PruneConfig" if set(settings) <= known else ""),
+            expected="fields of PruneConfig: " + ", ".join(sorted(known)) + "; or a whole PruneConfig alone",
+            fix="Put every setting into the PruneConfig, or pass a number and settings.",
+        )
+    if settings or isinstance(sparsity, Mapping):
+        return PruneConfig(sparsity=sparsity, **settings)
+    config: PruneConfig = _config(sparsity, PruneConfig, "sparsity")
+    return config
 
 
 def quantize(
@@ -118,6 +145,8 @@ def quantize(
         ['InputLayer', 'Quantized', 'Quantized']
     """
     config = _config(bits, QuantizeConfig, "bits")
+    if config.activations == "auto":
+        config = dataclasses.replace(config, activations="dynamic")
     train, target = train or TrainConfig(), target or Target()
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):

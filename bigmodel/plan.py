@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -22,6 +22,7 @@ class Plan:
         train: How steps train.
         prunes: Prunings in order.
         quantize: A config where bits were ordered; "auto"; or `None`, where only the storage may change.
+        may_remove_channels: Whether channels may go where the target asks for a size or a latency.
         notes: What was left to the library and how it decided.
     """
 
@@ -29,6 +30,7 @@ class Plan:
     train: TrainConfig
     prunes: tuple[PruneConfig, ...]
     quantize: QuantizeConfig | Literal["auto"] | None
+    may_remove_channels: bool
     notes: tuple[str, ...]
 
     @classmethod
@@ -40,13 +42,16 @@ class Plan:
             ArgumentTypeError: A value is of a type that can't be used.
         """
         notes = [note for name, value in (("augment", augment), ("tune", tune)) for note in _not_done(name, value)]
-        if isinstance(prune, str) and prune == "auto":
-            notes.append("prune='auto': zeros do not shrink a .tflite, so that nothing was pruned")
+        target, is_auto = _of_type(target, Target, "target"), isinstance(prune, str) and prune == "auto"
+        asks = target.size is not None or target.latency_ms is not None
+        if is_auto and not asks:
+            notes.append("prune='auto': the target asks for no size or latency, so that nothing was pruned")
         plan = cls(
-            target=_of_type(target, Target, "target"),
+            target=target,
             train=_of_type(train, TrainConfig, "train"),
             prunes=_prunes(prune),
             quantize=resolve(quantize, QuantizeConfig, "bits"),
+            may_remove_channels=is_auto and asks,
             notes=tuple(notes),
         )
         plan._check_contradictions()
@@ -79,7 +84,7 @@ class Plan:
         return {
             "target": self.target.to_dict(),
             "train": _named(self.train),
-            "prune": [_named(config) for config in self.prunes],
+            "prune": [_named(config) for config in self.prunes] or self.may_remove_channels,
             "quantize": _named(self.quantize) if isinstance(self.quantize, QuantizeConfig) else self.quantize,
         }
 
@@ -112,7 +117,7 @@ def _prunes(value: Any) -> tuple[PruneConfig, ...]:
             expected="numbers or PruneConfigs",
             fix="Pass prune='auto' alone, or a list of PruneConfig(sparsity=...).",
         )
-    return tuple(config for config in resolved if isinstance(config, PruneConfig) and config.sparsity > 0)
+    return tuple(config for config in resolved if isinstance(config, PruneConfig) and config.sparsity != 0)
 
 
 def _of_type(value: Any, config: type[Any], name: str) -> Any:
@@ -130,8 +135,15 @@ def _of_type(value: Any, config: type[Any], name: str) -> Any:
 
 def _named(config: Config) -> dict[str, Any]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    plain = (type(None), str, int, float, bool)
-    return {name: value if isinstance(value, plain) else name_of(value) for name, value in values.items()}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else name_of(value)
 
 
 def name_of(value: Any) -> str:
