@@ -20,6 +20,7 @@ Where = Callable[[Any], bool]
 """Says whether a step may touch a layer: `where(layer) -> bool`, called once for every layer that has weights."""
 
 Granularity = Literal["weight", "channel", "2:4", "block"]
+Criterion = Literal["taylor", "l1", "l2", "batchnorm", "random"] | Callable[[Any], Any]
 Optimize = Literal["balanced", "size", "latency"]
 Method = Literal["auto", "post_training", "aware"]
 Activations = Literal["auto", "dynamic", "static", "float"]
@@ -216,7 +217,7 @@ class PruneConfig(Config):
     where: Where | None = None
     frequency: int = 100
     block_shape: tuple[int, int] = (1, 4)
-    criterion: str | Callable[[Any], Any] = "taylor"
+    criterion: Criterion = "taylor"
     ranking: Literal["layer", "global"] = "layer"
     floor: float = 0.0
     round_to: int = 1
@@ -250,9 +251,15 @@ class PruneConfig(Config):
         self._check_choice("normalized", (True, False))
         self._check_granularity()
 
+    @property
+    def share(self) -> float:
+        """The sparsity as the one number that it is with any granularity but "channel"."""
+        assert isinstance(self.sparsity, (int, float))
+        return self.sparsity
+
     def _check_sparsity(self) -> None:
-        shares = self.sparsity.values() if isinstance(self.sparsity, Mapping) else [self.sparsity]
         if not callable(self.sparsity):
+            shares = list(self.sparsity.values()) if isinstance(self.sparsity, Mapping) else [self.sparsity]
             numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in shares)
             self._check(numbers and all(0 <= share < 1 for share in shares), "sparsity", "numbers from 0 to below 1")
         if self.granularity == "2:4":

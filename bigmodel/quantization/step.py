@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -20,7 +19,7 @@ from bigmodel.quantization.simulation import Skipped, quantized_layers, range_la
 from bigmodel.training import compile_like, fit, peak_learning_rate
 
 # Peak learning rate of the training, as a share of the compiled one, by the bits of the weights. At 8 bits the grid
-# hardly moves a trained weight; at 4 bits weights have to cross half a step, which is a fourteenth of the largest one. On
+# hardly moves a trained weight; at 4 bits a weight has to cross half a step, a fourteenth of its channel's largest. On
 # Fashion-MNIST, 784-38-19-10 at 4 bits, six epochs give 0.849 at a tenth of the rate and 0.859 at the rate itself.
 _SHARE_OF_RATE = {8: 0.1, 4: 1.0}
 # Momentum of the moving range of an activation in training, per step (Jacob et al., 2018, use 0.99 and more).

@@ -110,9 +110,7 @@ def order(**settings) -> PruneConfig:
 def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
     data = (digits[0], digits[1])
     before = trained.get_weights()
-    smaller = prune_channels(
-        trained, data, order(sparsity=0.5, round_to=4), train=TrainConfig(epochs=3, batch_size=64)
-    )
+    smaller = prune_channels(trained, data, order(sparsity=0.5, round_to=4), train=TrainConfig(epochs=3, batch_size=64))
     assert all(np.array_equal(a, b) for a, b in zip(before, trained.get_weights(), strict=True))
     widths = {name: smaller.get_layer(name).kernel.shape[-1] for name in ("stem", "inner", "outer", "down", "dense")}
     assert widths == {"stem": 12, "inner": 12, "outer": 12, "down": 16, "dense": 16}
@@ -131,10 +129,7 @@ def test_the_step_removes_until_a_cost_is_met(trained, digits):
 def test_the_same_seed_gives_the_same_model(trained, digits):
     data = (digits[0][:200], digits[1][:200])
     random = order(sparsity=0.5, criterion="random")
-    one, two = (
-        prune_channels(trained, data, random, train=TrainConfig(epochs=1), seed=3)
-        for _ in range(2)
-    )
+    one, two = (prune_channels(trained, data, random, train=TrainConfig(epochs=1), seed=3) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), two.get_weights(), strict=True))
 
 
