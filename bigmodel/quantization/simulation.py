@@ -183,7 +183,8 @@ def with_activations(
         if not isinstance(operation, Quantized):
             links = [copy_layer(operation)]
         else:
-            inner = _split_activation(copy_layer(operation.layer)) if activations == "static" else [operation.layer]
+            inner = [copy_layer(operation.layer, name=operation.name)]
+            inner = _split_activation(inner[0]) if activations == "static" else inner
             links = [_rewrapped(operation, inner[0], activations), *inner[1:]]
         return _named_output(links, operation.name) if operation.name in outputs else links
 
@@ -194,7 +195,7 @@ def with_activations(
 def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Activations) -> Quantized:
     bits = next(iter(operation.quantized_weights.values())).bits
     layer = Quantized(
-        copy_layer(inner),
+        inner,
         weights=operation.quantized_weights,
         inputs=_input_quantization(inner, bits, activations),
         fixed=operation.fixed,

@@ -177,7 +177,7 @@ def test_a_shared_layer_has_one_kernel_and_one_grid():
     np.testing.assert_allclose(model(x), layer(layer(x)), rtol=1e-6)
 
 
-# --- what a layer assigns and adds inside -----------------------------------------------------------------------------
+# --- what a layer assigns and adds inside ---------------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -253,7 +253,7 @@ def test_masks_pass_through():
     np.testing.assert_allclose(model(tokens)[:1], short, rtol=1e-5, atol=1e-6)
 
 
-# --- saved, and trained in several places ------------------------------------------------------------------------------
+# --- saved, and trained in several places ---------------------------------------------------------------------------
 
 
 def test_a_model_loads_in_a_new_process_after_import_bigmodel_alone(python, tmp_path):
@@ -305,7 +305,7 @@ print(max(float(np.abs(a - b).max()) for a, b in zip(one, two)))
     assert float(python(code).splitlines()[-1]) < 1e-5
 
 
-# --- FakeQuantize -------------------------------------------------------------------------------------------------------
+# --- FakeQuantize ---------------------------------------------------------------------------------------------------
 
 
 def test_an_activation_lies_on_the_grid_of_its_range():
@@ -345,7 +345,7 @@ def test_a_range_layer_comes_back_from_its_config_and_keeps_half_precision():
     assert layer(ops.cast(np.ones((2, 2)), "float16")).dtype == "float16"
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------------------------
 
 
 def test_a_weight_that_is_not_there_is_an_error_that_names_those_that_are():
