@@ -23,7 +23,7 @@ PUBLIC = {name: getattr(bm, name) for name in bm.__all__ if name != "__version__
 
 CONFIGS = {name: value for name, value in PUBLIC.items() if isinstance(value, type) and issubclass(value, Config)}
 
-# One row for each config: values that differ from the defaults, for every field that JSON can carry.
+# One row for each config: values that differ from the defaults, for fields that JSON can carry and that go together.
 VALUES: dict[str, dict[str, Any]] = {
     "Target": {"max_drop": 0.002, "size": 1000, "latency_ms": 0.5, "optimize": "size"},
     "TrainConfig": {
@@ -61,6 +61,14 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "schedule": ["cubic", None, 3],
         "where": ["dense", 3],
         "frequency": [0, 1.5, *NOT_A_NUMBER],
+        "block_shape": [4, (0, 4), (1, 2, 3), None, (2, 2)],  # the last one: a pattern without blocks
+        "criterion": ["l3", None, "l1"],  # the last ones, from here on: settings of channels, with single weights
+        "ranking": ["model", None],
+        "floor": [-0.1, 1.1, *NOT_A_NUMBER, 0.5],
+        "round_to": [0, 1.5, *NOT_A_NUMBER, 8],
+        "budget": [0.5, {}, {"flops": 0.5}, {"macs": 1.0}, {"macs": 0.5}],
+        "max_drop": [-0.1, "1", True, math.nan, 0.01],
+        "normalized": ["yes", None, True],
     },
     "QuantizeConfig": {
         "bits": [0, 7, 16, "8", None],
@@ -222,7 +230,6 @@ TRAIN = bm.TrainConfig(epochs=1, batch_size=48)
 CALLS: dict[str, dict[str, Any]] = {
     "prune": {"sparsity": 0.5, "train": TRAIN},
     "quantize": {"bits": bm.QuantizeConfig(bits=8, method="aware"), "train": TRAIN},
-    "evaluate": {},
     "compress_and_tune": {"prune": 0.5, "quantize": 8, "train": TRAIN, "verbose": 0},
 }
 

@@ -81,6 +81,9 @@ def evaluate(
         ArgumentError: `like` is missing for a file, or the path does not exist.
         DataError: The data is malformed or has no labels.
         ModelError: The model that counts is not compiled.
+
+    Example:
+        `bm.evaluate("model.tflite", (x_test, y_test), like=model).metrics`
     """
     from bigmodel.errors import ArgumentError, describe
     from bigmodel.evaluation.evaluation import evaluate_file, evaluate_model
