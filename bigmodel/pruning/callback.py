@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import abc
-import copy
 import math
-from collections.abc import Callable
 from typing import Any, Final, final
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from bigmodel.config import Where
 from bigmodel.errors import ArgumentError, ModelError, describe
 from bigmodel.pruning import schedules
+from bigmodel.pruning.constrained_fit import ConstrainedFit
 from bigmodel.pruning.constraints import Masks
-from bigmodel.pruning.layers import prunable
-from bigmodel.pruning.masks import magnitude_mask, sparsity_of, zero_count
+from bigmodel.pruning.layers import Kernel, input_axis, prunable
+from bigmodel.pruning.masks import magnitude_mask, sparsity_of
+from bigmodel.pruning.patterns import Pattern, Ranking
 
 _RAMP: Final = 1 / 2
 """Share of a fit in which the default schedule prunes; the rest is for the network to recover. With two thirds the loss
@@ -25,74 +25,7 @@ _LEAST_UPDATES: Final = 10
 """A schedule has at least so many updates of the masks, also when a fit is shorter than `frequency` allows."""
 
 
-class _MaskedFit(keras.callbacks.Callback):
-    """Holds masks on a model from the start of a fit until every other callback is done with it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._masks: Masks | None = None
-        self._comes_last = self._ended = False
-
-    @abc.abstractmethod
-    def _variables(self) -> list[keras.Variable]:
-        """Which variables of `self.model` are masked."""
-
-    def _finish(self) -> None:
-        self._held.apply()
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._release()
-        self._ended = False
-        history = getattr(self.model, "history", None)
-        # All callbacks of one fit share one dict of parameters; a History with another is a former fit's.
-        self._comes_last = isinstance(history, keras.callbacks.History) and history.params is self.params
-        if self._comes_last:
-            # Keras puts its History behind the callbacks of the user: the one place from which we come after an
-            # EarlyStopping that restores weights, wherever it stands in the list.
-            _call_at_train_end(history, self._end)
-        if self.model.built:
-            self._begin()
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._masks is None and self.model.built:  # A model that was built by its first step.
-            self._begin()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        if self._masks is None:
-            self._begin()
-        self._finish()
-        self._end()
-
-    @property
-    def _held(self) -> Masks:
-        assert self._masks is not None
-        return self._masks
-
-    def _begin(self) -> None:
-        self._masks = Masks(self.model, self._variables(), fit=self.params)
-
-    def _end(self) -> None:
-        # The later of two: our own turn, and that of Keras' History (a History of the caller's may stand before us).
-        if self._comes_last and not self._ended:
-            self._ended = True
-        elif self._masks is not None:
-            self._finish()
-            self._release()
-
-    def _release(self) -> None:
-        if self._masks is not None:
-            self._masks.release()
-            self._masks = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _MaskedFit:
-        # Tuners copy callbacks. A copy takes the settings, not the model or the masks of a fit that is under way.
-        clone = copy.copy(self)
-        clone._model, clone.params, clone._masks = None, None, None
-        return clone
-
-
-@final
-class MagnitudePruning(_MaskedFit):
+class MagnitudePruning(ConstrainedFit):
     """Prunes a model while it trains: the smallest weights of each layer become zero, more of them as `fit` goes on.
 
     Nothing has to be stripped afterwards: when `fit` has returned, the kernels hold exact zeros and the model is as it
@@ -104,8 +37,16 @@ class MagnitudePruning(_MaskedFit):
     A kernel that holds zeros already starts from there, and a weight that is zero stays zero. If `fit` raises, the
     masks stay until the next `fit` with a callback of this kind.
 
+    A criterion of one's own overrides `score`, a pattern of one's own `mask`; a schedule is a function.
+
     Args:
-        sparsity: Share of each kernel's weights that end as zero, as a fraction in 0..1.
+        sparsity: Share of each kernel's weights (of its blocks) that end as zero, as a fraction in 0..1; of all
+            kernels together with `ranking="global"`.
+        granularity: "weight" (single weights), "block" (blocks of `block_shape`, by their mean), or n of m like "2:4":
+            of every four consecutive inputs two stay, and `sparsity` is 0.5.
+        ranking: "layer": each kernel on its own. "global": one ranking over all kernels, with scores made comparable
+            as in LAMP (Lee et al., 2021) and a floor for each.
+        block_shape: (inputs, outputs) of a block.
         schedule: "polynomial" (the cubic rise of Zhu and Gupta, 2017), "constant" (all at `begin_step`), or a function
             `step -> progress` with progress in 0..1 as in `bigmodel.pruning.schedules`.
         where: Which layers, as a function `layer -> bool`; `None`: all layers with a kernel, except depthwise ones.
@@ -135,6 +76,9 @@ class MagnitudePruning(_MaskedFit):
         self,
         sparsity: float,
         *,
+        granularity: str = "weight",
+        ranking: Ranking = "layer",
+        block_shape: tuple[int, int] = (1, 4),
         schedule: str | schedules.Schedule = "polynomial",
         where: Where | None = None,
         begin_step: int = 0,
@@ -156,6 +100,8 @@ class MagnitudePruning(_MaskedFit):
         self.sparsity, self.schedule, self.where = sparsity, schedule, where
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self.frozen = frozen
+        self.pattern = Pattern(granularity, ranking, tuple(block_shape))
+        self.pattern.check_sparsity(sparsity)
         self._restored: dict[str, Any] | None = None
         self._forget()
 
@@ -184,6 +130,37 @@ class MagnitudePruning(_MaskedFit):
         self._forget()
         super().on_train_begin(logs)
 
+    def score(self, weights: NDArray[Any], variable: keras.Variable) -> NDArray[Any]:
+        """Says how much each weight matters: the lowest scores become zero first. To be overridden.
+
+        Args:
+            weights: The kernel's weights, zeroed where they are pruned already. Not to be changed.
+            variable: The kernel itself, for a criterion that needs to know which one it is.
+
+        Returns:
+            One number for each weight, here its magnitude. What a pruned weight gets does not count.
+        """
+        return np.abs(weights)
+
+    def mask(self, scores: NDArray[Any], sparsity: float, variable: keras.Variable) -> NDArray[np.bool_]:
+        """Says which weights of a kernel stay, here those with the highest scores in the pattern. To be overridden.
+
+        Args:
+            scores: What `score` gave; minus infinity where a weight is pruned already.
+            sparsity: Share of zeros at this point of the schedule.
+            variable: The kernel.
+
+        Returns:
+            Boolean array of the shape of `scores`, `False` where a weight becomes zero. Not asked for with
+            `ranking="global"`.
+        """
+        return self.pattern.mask(scores, sparsity, self._axes[id(variable)])
+
+    def _hold(self) -> Masks:
+        kernels = self._kernels()
+        self._axes = {id(kernel): input_axis(layer, kernel) for layer, kernel in kernels}
+        return Masks(self.model, [kernel for _, kernel in kernels], fit=self.params)
+
     def _begin(self) -> None:
         super()._begin()
         shares = [sparsity_of(weights) for weights in self._held.values()]
@@ -193,7 +170,8 @@ class MagnitudePruning(_MaskedFit):
         if state is not None:
             self._epoch_step, self._total, self._initial = state["step"], state["total"], state["initial"]
         if any(self._initial):
-            self._mask(0.0)
+            shares = self._initial
+            self._held.update(lambda values: [magnitude_mask(w, s) for w, s in zip(values, shares, strict=True)])
         if state is not None and self._total is not None:
             self._plan(self._total)
             self._update(state["updated"])
@@ -219,16 +197,16 @@ class MagnitudePruning(_MaskedFit):
         # Not on_train_batch_end: a callback that overrides it makes Keras wait for every step's logs.
         super().on_train_batch_begin(batch, logs)
         self._seen = batch + 1
-        if self._epoch_step + batch >= self._next and self._masks is not None:
+        if self._epoch_step + batch >= self._next and self._held is not None:
             self._update(self._epoch_step + batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # With steps_per_execution the last call of an epoch names the first of its steps only.
         self._epoch_step += self.params.get("steps") or self._seen
 
-    def _variables(self) -> list[keras.Variable]:
-        variables = [kernel for _, kernel in prunable(self.model, self.where, frozen=self.frozen)]
-        if not variables:
+    def _kernels(self) -> list[Kernel]:
+        kernels = prunable(self.model, self.where, frozen=self.frozen)
+        if not kernels:
             raise ModelError(
                 "The model has no kernel to prune.",
                 received=f"{type(self.model).__name__} {self.model.name!r}"
@@ -236,7 +214,7 @@ class MagnitudePruning(_MaskedFit):
                 expected="a trainable layer with a kernel, such as Dense or Conv2D",
                 fix="Let `where` select a layer, or name the weights of your own layer in get_prunable_weights().",
             )
-        return variables
+        return kernels
 
     def _plan(self, total: int | None) -> None:
         self._total, self._every = total, self.frequency
@@ -269,9 +247,32 @@ class MagnitudePruning(_MaskedFit):
             self._next = math.inf
 
     def _mask(self, progress: float) -> None:
-        masks = self._held
-        targets = [initial + (self.sparsity - initial) * progress for initial in self._initial]
-        masks.assign([magnitude_mask(w, target) for w, target in zip(masks.values(), targets, strict=True)])
+        held, sizes = self._held, [kernel.size for kernel in self._held.kept]
+
+        def target(initial: float) -> float:
+            return initial + (self.sparsity - initial) * progress
+
+        def choose(values: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
+            scores = [self._scores(*kernel) for kernel in zip(values, held.kept, held.variables, strict=True)]
+            if self.pattern.ranking == "global":
+                masks = self.pattern.global_masks(scores, target(float(np.average(self._initial, weights=sizes))))
+            else:
+                targets = map(target, self._initial)
+                masks = [self.mask(*kernel) for kernel in zip(scores, targets, held.variables, strict=True)]
+            return [mask & kept for mask, kept in zip(masks, held.kept, strict=True)]
+
+        held.update(choose)
+
+    def _scores(self, weights: NDArray[Any], kept: NDArray[np.bool_], variable: keras.Variable) -> NDArray[Any]:
+        scores = np.asarray(self.score(weights, variable))
+        if scores.shape != weights.shape:
+            raise ArgumentError(
+                f"{type(self).__name__}.score does not fit the kernel {variable.path}.",
+                received=describe(scores),
+                expected=f"one number for each weight, in shape {weights.shape}",
+            )
+        # What is pruned goes first again, whatever the criterion says of a zero.
+        return np.where(kept, scores, scores.dtype.type(-np.inf))
 
     def _finish(self) -> None:
         # Averaged or restored weights are not masked, and a fit may end before its schedule.
@@ -286,7 +287,7 @@ class MagnitudePruning(_MaskedFit):
 
 
 @final
-class KeepZeros(_MaskedFit):
+class KeepZeros(ConstrainedFit):
     """Keeps the zeros of a pruned model at zero during any `fit`.
 
     Acts on kernels that have some zeros, but not zeros alone, when training starts; all other weights train freely.
@@ -308,32 +309,18 @@ class KeepZeros(_MaskedFit):
         super().__init__()
         self.where = where
 
-    def _variables(self) -> list[keras.Variable]:
+    def _hold(self) -> Masks:
         kernels = prunable(self.model, self.where or _everywhere)
-        return [kernel for _, kernel in kernels if 0 < sparsity_of(np.asarray(kernel)) < 1]
+        variables = [kernel for _, kernel in kernels if 0 < sparsity_of(np.asarray(kernel)) < 1]
+        return Masks(self.model, variables, fit=self.params)
 
     def _begin(self) -> None:
         super()._begin()
-        self._held.assign([weights != 0 for weights in self._held.values()])
+        self._held.update(lambda values: [weights != 0 for weights in values])
 
 
 def _everywhere(layer: keras.Layer) -> bool:
     return True
-
-
-def _call_at_train_end(history: keras.callbacks.History, action: Callable[[], None]) -> None:
-    ours = vars(history).get("on_train_end")
-    before = history.on_train_end
-
-    def on_train_end(logs: dict[str, Any] | None = None) -> None:
-        if ours is None:
-            del history.on_train_end
-        else:
-            history.on_train_end = ours
-        before(logs)
-        action()
-
-    history.on_train_end = on_train_end
 
 
 def _check(name: str, value: object, condition: bool, expected: str) -> None:
@@ -346,12 +333,23 @@ def _check(name: str, value: object, condition: bool, expected: str) -> None:
         )
 
 
-def missing_zeros(model: keras.Model, sparsity: float, where: Where | None = None) -> dict[str, int]:
-    """Names the kernels with fewer exact zeros than `sparsity` asks for, and how many each lacks."""
-    missing = {}
-    for _, kernel in prunable(model, where, frozen=True):
-        weights = np.asarray(kernel)
-        lacking = zero_count(weights.size, sparsity) - int(np.count_nonzero(weights == 0))
-        if lacking > 0:
-            missing[kernel.path] = lacking
-    return missing
+def missing_zeros(model: keras.Model, sparsity: float, where: Where | None = None, **pattern: Any) -> dict[str, int]:
+    """Names the kernels with fewer exact zeros than a sparsity and a pattern ask for, and how many each lacks.
+
+    Args:
+        model: A pruned model.
+        sparsity: See `MagnitudePruning`; so is `where`.
+        where: See `MagnitudePruning`.
+        **pattern: `granularity`, `ranking` and `block_shape` of `MagnitudePruning`.
+    """
+    shape = Pattern(**pattern)
+    kernels = prunable(model, where, frozen=True)
+    scores = [np.abs(np.asarray(kernel)) for _, kernel in kernels]
+    if shape.ranking == "global":
+        masks = shape.global_masks(scores, sparsity)
+    else:
+        pairs = zip(scores, kernels, strict=True)
+        masks = [shape.mask(magnitudes, sparsity, input_axis(*kernel)) for magnitudes, kernel in pairs]
+    # What the pattern would drop of a finished kernel is zero.
+    lacking = [int(np.count_nonzero(magnitudes[~mask])) for magnitudes, mask in zip(scores, masks, strict=True)]
+    return {kernel.path: count for (_, kernel), count in zip(kernels, lacking, strict=True) if count}

@@ -12,6 +12,11 @@ Kernel = tuple[keras.Layer, keras.Variable]
 """A layer and one of its kernels."""
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_OUTPUTS_BEFORE_INPUTS = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
 
 
 def is_prunable(layer: keras.Layer) -> bool:
@@ -54,6 +59,37 @@ def prunable(model: keras.Model, where: Where | None = None, *, frozen: bool = F
         if kernels and (where or is_prunable)(layer):
             selected.update((id(variable), (layer, variable)) for variable in kernels)
     return list(selected.values())
+
+
+def input_axis(layer: keras.Layer, variable: keras.Variable) -> int:
+    """Which axis of a kernel runs over its inputs: the innermost one that the layer sums over.
+
+    That is the axis that lies innermost in a `.tflite` file, whose kernels have their outputs first. An embedding sums
+    over nothing; its innermost axis counts.
+
+    Args:
+        layer: The layer that `prunable` names with the kernel.
+        variable: The kernel.
+
+    Returns:
+        The axis, counted from the end.
+
+    Example:
+        >>> layer = keras.layers.Conv2D(4, 3)
+        >>> layer.build((None, 8, 8, 2))
+        >>> input_axis(layer, layer.kernel)
+        -2
+    """
+    owner = next(
+        (part for part in layer._flatten_layers() if any(v is variable for v in part._trainable_variables)), layer
+    )
+    if isinstance(owner, keras.layers.EinsumDense):
+        terms, output = owner.equation.replace(" ", "").split("->")
+        kernel = terms.split(",")[1]
+        return max(axis for axis, letter in enumerate(kernel) if letter not in output) - len(kernel)
+    if isinstance(owner, _OUTPUTS_BEFORE_INPUTS) or variable.name == "embeddings":
+        return -1
+    return -2
 
 
 def _owners(layer: keras.Layer) -> Iterator[tuple[keras.Layer, list[keras.Variable]]]:

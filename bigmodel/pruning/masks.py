@@ -44,19 +44,40 @@ def magnitude_mask(weights: ArrayLike, sparsity: float) -> NDArray[np.bool_]:
         array([False,  True,  True, False])
     """
     weights = np.asarray(weights)
-    zeros = zero_count(weights.size, sparsity)
+    return lowest_mask(np.abs(weights), zero_count(weights.size, sparsity))
+
+
+def lowest_mask(scores: ArrayLike, zeros: int) -> NDArray[np.bool_]:
+    """Marks what to keep: all but the `zeros` lowest scores. `scores` is not changed.
+
+    The count of zeros is exact: among equal scores the first in memory order are dropped.
+
+    Args:
+        scores: Array of any shape.
+        zeros: How many are dropped.
+
+    Returns:
+        Boolean array of the shape of `scores`, `False` where a weight becomes zero.
+
+    Example:
+        >>> lowest_mask([2.0, -1.0, 0.5], 1)
+        array([ True, False,  True])
+    """
+    scores = np.asarray(scores)
     if zeros == 0:
-        return np.ones(weights.shape, dtype=bool)
+        return np.ones(scores.shape, dtype=bool)
     # NumPy sorts neither bfloat16 nor float16 quickly; both fit float32 exactly.
-    weights = weights.astype(np.float32, copy=False) if weights.dtype.itemsize < 4 else weights
-    # This runs within the training loop: a selection, not a sort, and without the zeros, whose ties would slow it down.
-    magnitudes = np.abs(weights[weights != 0])
-    rank = zeros - 1 - (weights.size - magnitudes.size)
+    scores = scores.astype(np.float32) if scores.dtype.itemsize < 4 else scores
+    # This runs within the training loop: a selection, not a sort, and without the lowest, which are all those that were
+    # dropped before: ties would slow it down.
+    lowest = scores.min()
+    ranked = scores[scores != lowest]
+    rank = zeros - 1 - (scores.size - ranked.size)
     if rank >= 0:
-        magnitudes.partition(rank)
-    threshold = magnitudes[rank] if rank >= 0 else 0
-    mask = ~((weights < threshold) & (weights > -threshold))
-    ties = np.flatnonzero((weights == threshold) | (weights == -threshold))
+        ranked.partition(rank)
+    threshold = ranked[rank] if rank >= 0 else lowest
+    mask = ~(scores < threshold)
+    ties = np.flatnonzero(scores == threshold)
     mask.reshape(-1)[ties[: zeros - np.count_nonzero(~mask)]] = False
     return mask
 
