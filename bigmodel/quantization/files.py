@@ -53,7 +53,7 @@ def deploy(
     Args:
         simulation: A simulation.
         orders: Format and path of each file. All have the simulation's weights; they differ in activations.
-        calibration: Input samples, in the structure that the model takes.
+        calibration: Input samples, in the structure that the model takes; `None` does where no order is static.
         io: "float" or "int8": how a static file takes its inputs and gives its outputs.
         timeout_s: Seconds for each conversion.
 
@@ -68,7 +68,8 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
         float_path = export_float(plain(source), Path(folder, "float.tflite"), timeout_s=timeout_s)
         known, points = _known_ranges(source, calibration) if wants_static else ([], {})
-        inputs = dict(zip(input_names(simulation), map(np.asarray, keras.tree.flatten(calibration)), strict=True))
+        samples = [] if calibration is None else [np.asarray(leaf) for leaf in keras.tree.flatten(calibration)]
+        inputs = dict(zip(input_names(simulation), samples, strict=True)) if samples else {}
         written = write_files(
             float_path, orders, grids=grids(simulation), ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
         )
