@@ -144,17 +144,22 @@ class _Run:
                 self._describe(precision, teacher)
                 by_epoch = self._compile(trainee)
                 seed_random_layers(trainee, self.seed)
-                with distilling(trainee, teacher) if teacher is not None else contextlib.nullcontext():
+                with contextlib.nullcontext() if teacher is None else distilling(trainee, teacher, self._steps()):
                     history = self._fit(trainee, [*callbacks, *by_epoch], checkpoint, verbose)
         finally:
             self.compilation.apply(self.model)
         epochs = len(next(iter(history.values()), []))
         return TrainingResult(history, epochs, time.perf_counter() - started, tuple(self.notes))
 
-    def _compile(self, trainee: keras.Model) -> list[keras.callbacks.Callback]:
+    def _steps(self) -> int | None:
+        """Steps of the whole run; `None` where a stream does not know its length."""
         steps = int(self.batches.cardinality())
-        known = steps >= 0 and self.peak is not None
-        rate = warmup_cosine(self.peak, steps * self.epochs) if known and self.peak is not None else self.peak
+        return steps * self.epochs if steps >= 0 else None
+
+    def _compile(self, trainee: keras.Model) -> list[keras.callbacks.Callback]:
+        steps = self._steps()
+        known = steps is not None and self.peak is not None
+        rate = warmup_cosine(self.peak, steps) if steps is not None and self.peak is not None else self.peak
         scope = self.config.strategy.scope() if self.config.strategy is not None else contextlib.nullcontext()
         with scope:
             self.compilation.apply(trainee, learning_rate=rate)

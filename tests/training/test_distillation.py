@@ -93,3 +93,14 @@ def test_without_labels_of_its_own_it_comes_closer_to_the_teacher():
     result = fit(student, data, TrainConfig(epochs=5, batch_size=16, learning_rate=0.3), teacher=teacher)
     assert divergence(logits_of(teacher), logits_of(student)).mean() < 0.7 * before
     assert f"distilled from {teacher.name}" in result.notes
+
+
+def test_the_teachers_share_falls_to_zero_over_the_training():
+    student, teacher = network(*CASES["softmax"][:3], 1), network(*CASES["softmax"][:3], 2)
+    student.optimizer.learning_rate = 0.0
+    hard = student.evaluate(X, INTS, verbose=0, batch_size=64)
+    soft = divergence(logits_of(teacher), logits_of(student)).mean()
+    with distilling(student, teacher, steps=4):
+        losses = student.fit(X, INTS, batch_size=64, epochs=6, verbose=0).history["loss"]
+    shares = [SOFT_SHARE * max(0.0, 1 - step / 4) for step in range(6)]
+    np.testing.assert_allclose(losses, [(1 - share) * hard + share * soft for share in shares], rtol=1e-4)
