@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel.errors import ConversionError
-from bigmodel.export.child import run_batch
+from bigmodel.export.child import PART, run_batch
 from bigmodel.export.formats import Format, Grid, Range, Written
 
 Order = tuple[Format, "str | os.PathLike[str]"]
@@ -52,6 +52,8 @@ def write_files(
         answers = iter(run_batch("write", jobs, timeout_s=timeout_s) if jobs else [])
         for format_, path in pending:
             answer: Any = _copy(float_path, path) if format_.bits == 32 else next(answers)
+            if isinstance(answer, ConversionError):
+                path.with_name(path.name + PART).unlink(missing_ok=True)
             results.append(answer if isinstance(answer, ConversionError) else _written(format_, path, answer))
     return results
 
@@ -76,9 +78,9 @@ def _save(
 
 
 def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
-    partial = path.with_name(path.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, path)
+    part = path.with_name(path.name + PART)
+    shutil.copyfile(source, part)
+    os.replace(part, path)
     return {"grids": {}, "missing": (), "ranges": {}}
 
 

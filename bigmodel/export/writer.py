@@ -20,6 +20,7 @@ from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
 from bigmodel.errors import ConversionError
+from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
 from bigmodel.export.tensors import float_tensors
 
@@ -159,9 +160,9 @@ class _Source:
         for place in self.placed if format_.quantized else ():
             self._order_weight(work, place, format_)
         result = work.quantize(calibration_result=self._calibration(format_), enable_progress_report=False)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(result.quantized_model)
-        os.replace(partial, path)
+        part = path.with_name(path.name + PART)
+        part.write_bytes(result.quantized_model)
+        os.replace(part, path)
         return self._read_back(path, format_)
 
     def _order_weight(self, work: quantizer.Quantizer, place: dict[str, Any], format_: Format) -> None:

@@ -1,0 +1,43 @@
+"""The table of formats and the ways to name one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bigmodel.errors import ArgumentError
+from bigmodel.export.formats import FORMATS, Format, Grid, format_named, format_of
+
+
+def test_names_are_keys_and_say_what_a_file_holds():
+    for name, format_ in FORMATS.items():
+        assert format_.name == name and format_named(name) is format_
+        assert format_.quantized == (format_.bits <= 8) == (f"int{format_.bits}" in name)
+        assert (format_.activations != "float") == name.startswith(("dynamic", "static"))
+
+
+def test_bits_and_activations_name_one_format():
+    pairs = {(format_.bits, format_.activations) for format_ in FORMATS.values()}
+    assert len(pairs) == len(FORMATS)
+    assert all(format_of(f.bits, f.activations) is f for f in FORMATS.values())
+
+
+@pytest.mark.parametrize(("bits", "activations"), [(4, "static"), (16, "dynamic"), (2, "float")])
+def test_what_the_runtime_does_not_have_is_refused(bits, activations):
+    with pytest.raises(ArgumentError) as caught:
+        format_of(bits, activations)
+    assert str(bits) in caught.value.received and activations in caught.value.received
+    assert "8 bits" in caught.value.expected and caught.value.fix
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ArgumentError) as caught:
+        format_named("int8")
+    assert all(name in caught.value.expected for name in FORMATS)
+
+
+def test_they_are_values():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FORMATS["float32"].bits = 4
+    assert Format("a", 8) == Format("a", 8)
+    assert Grid("dense", "kernel", 8, np.zeros((1, 1), np.int8), np.ones(1, np.float32)).name == "dense/kernel"
