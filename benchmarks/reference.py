@@ -38,13 +38,13 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp-channels-int4": (
         MLP,
         {
-            "prune": channels(0.85),
+            "prune": channels(0.875),
             "quantize": bm.QuantizeConfig(bits=4, method="aware"),
             "target": bm.Target(max_drop=0.0),
             "train": LONG,
         },
     ),
-    "mlp-channels-int4-smaller": (
+    "mlp-channels-int4-12kB": (
         MLP,
         {
             "prune": channels(0.92),
