@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from bigmodel.quantization import fake
-from bigmodel.quantization.table import InputQuantization, WeightQuantization, find_weight
+# Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
+from bigmodel.quantization import fake, table
 
 
 @keras.saving.register_keras_serializable(package="bigmodel")
@@ -30,8 +30,8 @@ class Quantized(keras.layers.Layer):
         self,
         layer: keras.layers.Layer,
         *,
-        weights: Mapping[str, WeightQuantization | Mapping[str, Any]],
-        inputs: InputQuantization | Mapping[str, Any] | None = None,
+        weights: Mapping[str, table.WeightQuantization | Mapping[str, Any]],
+        inputs: table.InputQuantization | Mapping[str, Any] | None = None,
         fixed: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -41,9 +41,10 @@ class Quantized(keras.layers.Layer):
         super().__init__(autocast=False, trainable=layer.trainable, **kwargs)
         self.layer = layer
         self.quantized_weights = {
-            path: w if isinstance(w, WeightQuantization) else WeightQuantization(**w) for path, w in weights.items()
+            path: w if isinstance(w, table.WeightQuantization) else table.WeightQuantization(**w)
+            for path, w in weights.items()
         }
-        self.inputs = InputQuantization(**inputs) if isinstance(inputs, Mapping) else inputs
+        self.inputs = table.InputQuantization(**inputs) if isinstance(inputs, Mapping) else inputs
         self.fixed = fixed
         self.supports_masking = getattr(layer, "supports_masking", False)
         self.scales: list[keras.Variable] = []
@@ -60,15 +61,15 @@ class Quantized(keras.layers.Layer):
         if self.scales:
             return
         for path, quantization in self.quantized_weights.items():
-            shape = quantization.scale_shape(tuple(find_weight(self.layer, path).shape))
+            shape = quantization.scale_shape(tuple(table.find_weight(self.layer, path).shape))
             name = path.replace("/", "_") + "_scale"
             self.scales.append(self.add_weight(shape=shape, initializer="ones", trainable=False, name=name))
         self.built = True
 
-    def grids(self) -> Iterator[tuple[str, keras.Variable, WeightQuantization, Any]]:
+    def grids(self) -> Iterator[tuple[str, keras.Variable, table.WeightQuantization, Any]]:
         """Yields for each quantized weight its path, its variable, its quantization and its scale."""
         for (path, quantization), stored in zip(self.quantized_weights.items(), self.scales, strict=True):
-            variable = find_weight(self.layer, path)
+            variable = table.find_weight(self.layer, path)
             if self.fixed:
                 yield path, variable, quantization, stored.value
             else:

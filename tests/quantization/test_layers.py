@@ -276,6 +276,11 @@ def test_a_model_loads_in_a_new_process_after_import_bigmodel_alone(python, tmp_
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
 
 
+def test_the_table_may_be_the_first_thing_that_is_imported(python):
+    # Its `import keras` brings in the layers, which need the table.
+    assert python("import bigmodel.quantization.table as t; print(len(t.RULES))").split()[-1] == str(len(RULES))
+
+
 def test_it_trains_under_a_strategy_of_two_devices_as_on_one(python):
     code = """
 import numpy as np, tensorflow as tf, keras
