@@ -80,6 +80,29 @@ def keeping_zeros(steps: int) -> Fit:
     return training(keras, model, steps, lambda: [KeepZeros()])
 
 
+def quantizing(activations: str) -> Callable[[int], Fit]:
+    """Quantization-aware training for 8-bit files with these activations, as `bigmodel.quantize` trains."""
+
+    def make(steps: int) -> Fit:
+        import keras
+        import numpy as np
+
+        from bigmodel import QuantizeConfig, as_data
+        from bigmodel.quantization import quantize_post_training
+        from bigmodel.quantization.simulation import quantized_layers, range_layers
+
+        samples = np.random.default_rng(0).random((64, 784), dtype="float32")
+        data = as_data((samples, np.arange(64) % 10), test_fraction=0)
+        model, _ = quantize_post_training(network(keras), data, QuantizeConfig(bits=8, activations=activations))
+        for layer in quantized_layers(model):
+            layer.fixed = False  # scales follow the weights, as in training
+        for layer in range_layers(model).values():
+            layer.momentum = 0.99
+        return training(keras, model, steps)
+
+    return make
+
+
 def tfmot_plain(steps: int) -> Fit:
     import tf_keras
 
@@ -96,14 +119,24 @@ def tfmot_pruning(steps: int) -> Fit:
     return training(tf_keras, model, steps, lambda: [sparsity.UpdatePruningStep()])
 
 
+def tfmot_quantizing(steps: int) -> Fit:
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    return training(tf_keras, network(tf_keras, wrap=tfmot.quantization.keras.quantize_model), steps)
+
+
 VARIANTS: dict[str, Callable[[int], Fit]] = {
     "plain": plain,
     "MagnitudePruning": pruning,
     "KeepZeros": keeping_zeros,
+    "QAT, dynamic file": quantizing("dynamic"),
+    "QAT, static file": quantizing("static"),
 }
 TFMOT_VARIANTS: dict[str, Callable[[int], Fit]] = {
     "tf_keras plain": tfmot_plain,
     "tfmot pruning wrapper": tfmot_pruning,
+    "tfmot QAT": tfmot_quantizing,
 }
 
 
