@@ -122,7 +122,7 @@ def scatter(
             f'<rect class="beyond" x="{_LEFT}" y="{y:.1f}" width="{WIDTH - _LEFT - _RIGHT}" '
             f'height="{HEIGHT - _BOTTOM - y:.1f}"/>'
         )
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         y = y_of(tick)
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{value_text(tick)}</text>')
@@ -205,9 +205,13 @@ def _size_axis(sizes: Sequence[float]) -> tuple[Callable[[float], float], list[f
     return x_of, [s * 10.0**d for d in decades for s in steps if low <= math.log10(s * 10.0**d) <= high]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Returns about five round numbers."""
-    raw = (high - low) / 5
+def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
+    """Returns about so many round numbers between two.
+
+    >>> ticks(0.0, 1.1)
+    [0.0, 0.5, 1.0]
+    """
+    raw = (high - low) / about
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(s * magnitude for s in (1, 2, 5, 10) if s * magnitude >= raw)
     first = math.ceil(low / step)
