@@ -94,3 +94,74 @@ def test_reading_does_not_change_the_callers_dict():
 def test_sparsity_is_a_finite_fraction(value):
     with pytest.raises(ArgumentError, match="sparsity"):
         PruneConfig(sparsity=value)
+
+
+# --- one config for all patterns of pruning ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"round_to": 8}, "round_to"),
+        ({"granularity": "block", "floor": 0.1}, "floor"),
+        ({"criterion": "l2"}, "criterion"),
+        ({"budget": {"macs": 0.5}}, "budget"),
+        ({"granularity": "2:4", "max_drop": 0.01}, "max_drop"),
+        ({"granularity": "2:4", "ranking": "global"}, "ranking"),
+        ({"normalized": True}, "normalized"),
+        ({"block_shape": (2, 2)}, "block_shape"),
+        ({"granularity": "channel", "schedule": "constant"}, "schedule"),
+        ({"granularity": "channel", "frequency": 10}, "frequency"),
+        ({"granularity": "channel", "block_shape": (2, 2)}, "block_shape"),
+    ],
+)
+def test_a_setting_of_another_pattern_is_a_contradiction(settings, field):
+    with pytest.raises(ArgumentError, match=rf"PruneConfig\.{field} .*\n[\s\S]*its default with granularity"):
+        PruneConfig(**settings)
+
+
+def test_two_of_four_is_half():
+    assert PruneConfig(granularity="2:4").share == 0.5
+    with pytest.raises(ArgumentError, match=r"0\.5 with granularity='2:4'"):
+        PruneConfig(sparsity=0.8, granularity="2:4")
+
+
+@pytest.mark.parametrize("granularity", ["weight", "block", "2:4"])
+@pytest.mark.parametrize("sparsity", [{"dense": 0.5}, lambda group: 0.5], ids=["dict", "function"])
+def test_shares_by_layer_are_for_channels_alone(granularity, sparsity):
+    with pytest.raises(ArgumentError, match="sparsity"):
+        PruneConfig(sparsity=sparsity, granularity=granularity)
+    assert PruneConfig(sparsity=sparsity, granularity="channel").sparsity is sparsity
+
+
+@pytest.mark.parametrize("sparsity", [{"dense": 1.0}, {"dense": -0.1}, {"dense": True}, {"a": 0.5, "b": "0.5"}])
+def test_every_share_of_a_dict_is_checked(sparsity):
+    with pytest.raises(ArgumentError, match="sparsity"):
+        PruneConfig(sparsity=sparsity, granularity="channel")
+
+
+@pytest.mark.parametrize(
+    "budget", [{}, {"flops": 0.5}, {"macs": 0}, {"macs": 1}, {"macs": 2.0}, {"macs": "half"}, 0.5, [("macs", 0.5)]]
+)
+def test_a_budget_is_a_dict_of_fractions_for_what_can_be_bounded(budget):
+    with pytest.raises(ArgumentError, match="'macs', 'parameters', 'size', 'latency'"):
+        PruneConfig(granularity="channel", budget=budget)
+
+
+def test_shares_by_layer_and_budgets_survive_json():
+    config = PruneConfig(
+        sparsity={"stem+outer": 0.25, "dense": 0.0},
+        granularity="channel",
+        criterion="l1",
+        ranking="global",
+        floor=0.1,
+        round_to=8,
+        budget={"macs": 0.5, "latency": 0.25},
+        max_drop=0.02,
+        normalized=True,
+    )
+    assert PruneConfig.from_json(config.to_json()) == config
+
+
+def test_the_share_is_the_sparsity_as_a_number():
+    assert PruneConfig(0.7).share == 0.7 and PruneConfig(0.3, granularity="channel").share == 0.3
