@@ -36,7 +36,10 @@ def input_names(model):
     return [layer.name for layer in model.layers if isinstance(layer, L.InputLayer)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("depthwise_separable", "residual", "two_inputs_two_outputs", "nested", "normalised_before_dense", "operators")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_names_outputs_and_the_callers_model_stay(name):
     model = small_networks.make(name)
     before = state(model)
