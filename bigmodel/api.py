@@ -25,7 +25,7 @@ from bigmodel.plan import check_call
 from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.simulation import activations_of, plain, quantized_layers
-from bigmodel.training import ensure_compiled
+from bigmodel.training import Prepared, prepare
 
 __all__ = ["evaluate", "export_litert", "prune", "quantize"]
 
@@ -41,12 +41,13 @@ def prune(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> keras.Model:
-    """Prunes a model while fine-tuning it: zeros, or channels that are gone. The caller's model and data are not changed.
+    """Prunes a model while fine-tuning it: zeros, or channels that are gone. Neither model nor data is changed.
 
     Args:
         model: A built Keras model; an uncompiled one gets a loss that fits its outputs and the labels. Functional or
             Sequential where channels are removed.
-        data: Data to fine-tune on, in any form that `bigmodel.as_data` takes.
+        data: Data to fine-tune on, in any form that `bigmodel.as_data` takes. Of x alone the model's own outputs are
+            the labels.
         sparsity: The share that goes, in 0..1: of each kernel's weights, or of the channels of each group with
             `granularity="channel"`; or a whole `PruneConfig`.
         train: How to fine-tune.
@@ -79,11 +80,12 @@ def prune(
     config, train = _prune_config(sparsity, settings), train or TrainConfig()
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):
-        model, data = _prepared(model, data, train, seed)
+        ready = _prepared(model, data, train, seed)
         keeping = [KeepZeros()] if config.granularity == "channel" else []
-        return prune_model(
-            model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, *keeping]
+        pruned = prune_model(
+            ready.model, ready.data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, *keeping]
         )
+        return ready.compiled_like_the_callers(pruned)
 
 
 def _prune_config(sparsity: Any, settings: Mapping[str, Any]) -> PruneConfig:
@@ -119,7 +121,8 @@ def quantize(
 
     Args:
         model: A functional or built Sequential Keras model; an uncompiled one gets a loss that fits.
-        data: Data to calibrate, judge and train on, in any form that `bigmodel.as_data` takes.
+        data: Data to calibrate, judge and train on, in any form that `bigmodel.as_data` takes. Of x alone the model's
+            own outputs are the labels.
         bits: Bits of the weights, 8 or 4, or a whole `QuantizeConfig`.
         target: How far the metric may fall before training is needed.
         train: How to train.
@@ -150,21 +153,21 @@ def quantize(
     train, target = train or TrainConfig(), target or Target()
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):
-        model, data = _prepared(model, data, train, seed)
+        ready = _prepared(model, data, train, seed)
+        model, data = ready.model, ready.data
         if config.method != "aware":
             simulation, _ = quantize_post_training(model, data, config)
             if config.method == "post_training" or _within(target, model, simulation, data):
-                return simulation
+                return ready.compiled_like_the_callers(simulation)
         simulation, _ = quantize_aware(
             model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, KeepZeros()]
         )
-        return simulation
+        return ready.compiled_like_the_callers(simulation)
 
 
-def _prepared(model: keras.Model, data: Any, train: TrainConfig, seed: int) -> tuple[keras.Model, Data]:
+def _prepared(model: keras.Model, data: Any, train: TrainConfig, seed: int) -> Prepared:
     """A compiled model and checked splits; nothing is set aside for a test that a single step does not make."""
-    model, _ = ensure_compiled(model, data)
-    return model, as_data(data, model=model, seed=seed, test_fraction=0, batch_size=train.batch_size)
+    return prepare(model, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
 
 
 def _within(target: Target, model: keras.Model, simulation: keras.Model, data: Data) -> bool:

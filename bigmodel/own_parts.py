@@ -70,14 +70,19 @@ _KERAS_OBJECTS = (
 )
 
 
+def own_training(model: keras.Model) -> list[str]:
+    """Returns the names of the parts of training that a model's class has written anew."""
+    names = ("train_step", "compute_loss", "compile", "fit")
+    return [name for name in names if getattr(type(model), name) is not getattr(keras.Model, name)]
+
+
 def check_training(model: keras.Model) -> None:
     """Checks that a model trains as Keras does, so that one rebuilt from its layers trains as it does.
 
     Raises:
         ModelError: The model's class has a `train_step`, or another part of training, of its own.
     """
-    names = ("train_step", "compute_loss", "compile", "fit")
-    own = [name for name in names if getattr(type(model), name) is not getattr(keras.Model, name)]
+    own = own_training(model)
     if own:
         raise ModelError(
             "A model with a training of its own can't be trained with quantization.",

@@ -19,7 +19,7 @@ import numpy as np
 from bigmodel.candidates import Choice, Figures, measure
 from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
-from bigmodel.data import Data, Split, as_data
+from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model, inspect_file, primary_metric
 from bigmodel.export import export_float
@@ -35,7 +35,7 @@ from bigmodel.pruning import KeepZeros, prune_model
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.report import Record
 from bigmodel.result import Result
-from bigmodel.training import clone, ensure_compiled, pretrain
+from bigmodel.training import clone, prepare, pretrain
 
 # What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
 _JUDGED_SAMPLES = 10_000
@@ -66,7 +66,8 @@ def compress_and_tune(
 
     Args:
         model: A built Keras 3 model; an uncompiled one gets a loss that fits its outputs and the labels.
-        data: `(x, y)`, a `tf.data.Dataset`, `bigmodel.Data`, or any other form that `bigmodel.as_data` takes.
+        data: `(x, y)`, a `tf.data.Dataset`, `bigmodel.Data`, or any other form that `bigmodel.as_data` takes. Of x
+            alone the model's own outputs are the labels, and the metric is the agreement with them.
         target: Bounds and order of the candidates; `None`: at most 0.01 below the float file.
         augment: "auto" or `None`; this version augments nothing, and the report says so.
         tune: "auto" or `None`; this version searches nothing but the candidates, and the report says so.
@@ -99,10 +100,10 @@ def compress_and_tune(
     plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
     keeps_files = directory is not None
     with own_parts_of(model), without_tracing_warnings(), _place(directory) as place:
-        compiled, notes = ensure_compiled(model, data)
-        splits = as_data(data, model=compiled, seed=seed, batch_size=plan.train.batch_size)
-        journal = Journal(place, identity_of(compiled, splits, plan.to_dict(), seed))
-        models, stages, notes = ModelFiles(compiled), Stages(verbose), (*notes, *plan.notes)
+        ready = prepare(model, data, seed=seed, batch_size=plan.train.batch_size)
+        compiled, splits = ready.model, ready.data
+        journal = Journal(place, identity_of(compiled, ready.given, plan.to_dict(), seed))
+        models, stages, notes = ModelFiles(compiled), Stages(verbose), (*ready.notes, *plan.notes)
         if not journal.path("report.json").is_file():
             _Run(compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files).go()
     own, safe_mode = custom_objects_of(model), not has_lambda(model)

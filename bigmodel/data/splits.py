@@ -15,7 +15,7 @@ from bigmodel.data.intake import as_source
 from bigmodel.data.labels import check_labels, needs_labels, targets
 from bigmodel.data.order import Epoch
 from bigmodel.data.sources import ArraySource, Source
-from bigmodel.data.streams import PyDatasetSource, StreamSource
+from bigmodel.data.streams import LabelledSource, PyDatasetSource, StreamSource
 from bigmodel.errors import ArgumentError, DataError, describe
 
 CALIBRATION_SAMPLES = 512
@@ -91,14 +91,17 @@ class Split:
                 )
         batches = self.source.batches(int(batch_size), shuffle=shuffle, seed=int(seed), epoch=epoch)
         if self.forms is not None:
-            batches = batches.map(self._fit, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            batches = batches.map(self.fitted, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()
         # Every worker reads all and takes its share: Python sources and row numbers can't be sharded by file.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
-    def _fit(self, *elements: Any) -> tuple[Any, ...]:
-        leaves = zip(keras.tree.flatten(elements[0]), self.forms or (), strict=True)
+    def fitted(self, *elements: Any) -> tuple[Any, ...]:
+        """Returns `(x, ...)` with x in the shape and dtype of the model's inputs, inside a tf.data function."""
+        if self.forms is None:
+            return elements
+        leaves = zip(keras.tree.flatten(elements[0]), self.forms, strict=True)
         fitted = [leaf if form is None else form.fit_tensor(leaf) for leaf, form in leaves]
         return (keras.tree.pack_sequence_as(elements[0], fitted), *elements[1:])
 
@@ -127,7 +130,7 @@ class Split:
                 return self
             rows = np.sort(np.random.default_rng(seed).permutation(self.size or 0)[:count])
             return self._with(self.source.select(rows), f"{len(rows)} samples drawn from {self.name}")
-        assert isinstance(self.source, (StreamSource, PyDatasetSource))
+        assert isinstance(self.source, (StreamSource, PyDatasetSource, LabelledSource))
         source, padded = self.source.sample(count)
         note = f"the first {source.size} samples of {self.name}"
         return self._with(source, note + (", padded with zeros to one shape" if padded else ""))
@@ -245,6 +248,38 @@ def as_data(
     if isinstance(given.train, Split) and isinstance(given.calibration, Split):
         return Data(**splits, notes=given.notes)
     return _complete(splits, seed, validation_fraction, test_fraction)
+
+
+def has_labels(source: Any) -> bool:
+    """Says whether data has labels, from its form alone: no sample is checked.
+
+    Args:
+        source: Anything that `as_data` accepts.
+
+    Raises:
+        ArgumentTypeError: The source is of no accepted kind.
+        DataError: It is malformed, or its train set has no labels but another one has.
+
+    Example:
+        >>> has_labels(np.zeros((8, 2))), has_labels((np.zeros((8, 2)), np.zeros(8)))
+        (False, True)
+    """
+    given = source if isinstance(source, Data) else Data(train=source)
+    sets = {name: getattr(given, name) for name in ("train", "validation", "test")}
+    found = {
+        name: value.has_labels if isinstance(value, Split) else as_source(value, name).parts > 1
+        for name, value in sets.items()
+        if value is not None
+    }
+    labelled = [name for name, is_labelled in found.items() if is_labelled]
+    if labelled and not found.get("train", True):
+        raise DataError(
+            "The train data has no labels, but other data has.",
+            received=f"labels for {' and '.join(labelled)} only",
+            expected="labels everywhere, or nowhere: what the steps learn and what is measured have to be the same",
+            fix="Pass x alone for every set to measure agreement with the model, or add labels to train.",
+        )
+    return found.get("train", True)
 
 
 def _check_fractions(validation_fraction: float, test_fraction: float) -> None:

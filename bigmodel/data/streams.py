@@ -162,6 +162,42 @@ class PyDatasetSource(Source):
         return _sample(self.batches(1, shuffle=False, seed=0, epoch=0), count)
 
 
+class LabelledSource(Source):
+    """A stream of x whose labels are computed from it, batch by batch whenever it is read.
+
+    Args:
+        source: The stream.
+        label: From a batch of x to its labels, as tensors; traced by tf.data.
+    """
+
+    parts = 2
+
+    def __init__(self, source: StreamSource | PyDatasetSource, label: Callable[[Any], Any]) -> None:
+        self.source = source
+        self.label = label
+        self.size = source.size
+
+    def batches(self, batch_size: int, *, shuffle: bool, seed: int, epoch: Epoch) -> tf.data.Dataset:
+        """Reads the stream in its own order, and labels each batch."""
+        batches = self.source.batches(batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
+        return batches.map(lambda x: (x, self.label(x)))
+
+    def head(self, batch_size: int = 128) -> Iterator[tuple[Any, ...]]:
+        """Yields the first batches."""
+        first = self.batches(batch_size, shuffle=False, seed=0, epoch=0).take(CHECK_BATCHES)
+        yield from first.as_numpy_iterator()
+
+    def cut(self, fraction: float, seed: int) -> tuple[Source, Source, str]:
+        """Cuts as the stream does."""
+        kept, cut, how = self.source.cut(fraction, seed)
+        assert isinstance(kept, (StreamSource, PyDatasetSource)) and isinstance(cut, (StreamSource, PyDatasetSource))
+        return LabelledSource(kept, self.label), LabelledSource(cut, self.label), how
+
+    def sample(self, count: int) -> tuple[ArraySource, bool]:
+        """Reads the first samples into memory, and says whether they had to be padded."""
+        return _sample(self.batches(min(count, 128), shuffle=False, seed=0, epoch=0), count)
+
+
 def _sample(batches: tf.data.Dataset, count: int) -> tuple[ArraySource, bool]:
     taken, missing = [], count
     for batch in batches.as_numpy_iterator():

@@ -19,7 +19,8 @@ Kind = Literal["classes", "binary", "logits", "values"]
 def kind_of(output: np.ndarray, label: np.ndarray | None) -> Kind:
     """Returns what an output answers, from its shape and its labels.
 
-    Labels that are whole numbers and lack the output's last axis (or have size 1 there), or are one-hot, mean classes.
+    Labels that are whole numbers and lack the output's last axis (or have size 1 there), or are shares of the classes
+    (one-hot ones are), mean classes.
     Labels of 0 and 1 in the output's shape mean a yes or no for every unit: a probability where all outputs lie in
     0..1, else a logit. All others are values.
 
@@ -37,10 +38,12 @@ def kind_of(output: np.ndarray, label: np.ndarray | None) -> Kind:
     units = output.shape[-1] if output.ndim > 1 else 1
     if units > 1 and label.shape[: output.ndim - 1] == output.shape[:-1] and label.shape != output.shape:
         return "classes" if bool(np.all(label == np.floor(label))) else "values"
-    if label.shape != output.shape or not bool(np.all((label == 0) | (label == 1))):
+    if label.shape != output.shape:
         return "values"
-    if units > 1 and bool(np.all(label.sum(axis=-1) == 1)):
+    if units > 1 and bool(np.all(label >= 0)) and np.allclose(label.sum(axis=-1, dtype=np.float64), 1, atol=1e-3):
         return "classes"
+    if not bool(np.all((label == 0) | (label == 1))):
+        return "values"
     return "binary" if bool(np.all((output >= -1e-6) & (output <= 1 + 1e-6))) else "logits"
 
 

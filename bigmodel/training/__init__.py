@@ -1,12 +1,24 @@
 """Training as every step uses it: compile as the caller did, distil, stop early, place, resume.
 
 `fit` fine-tunes, `pretrain` trains from the start; `clone` and `compile_like` make the model that they train, and
-`ensure_compiled` gives a loss and metrics to a model that came without.
+`ensure_compiled` gives a loss and metrics to a model that came without. `prepare` makes a caller's model and data
+ready, with labels or without.
 """
 
 from bigmodel.training.cloning import clone
 from bigmodel.training.compilation import compile_like, peak_learning_rate
 from bigmodel.training.defaults import ensure_compiled
 from bigmodel.training.loop import TrainingResult, fit, pretrain
+from bigmodel.training.preparation import Prepared, prepare
 
-__all__ = ["TrainingResult", "clone", "compile_like", "ensure_compiled", "fit", "peak_learning_rate", "pretrain"]
+__all__ = [
+    "Prepared",
+    "TrainingResult",
+    "clone",
+    "compile_like",
+    "ensure_compiled",
+    "fit",
+    "peak_learning_rate",
+    "prepare",
+    "pretrain",
+]

@@ -104,25 +104,35 @@ def _probed(output: np.ndarray) -> Activation:
     return "softmax" if is_shares else "sigmoid"
 
 
-def _paired(model: keras.Model, outputs: Any, y: Any) -> tuple[list[str], list[np.ndarray]]:
-    flat_outputs = keras.tree.flatten(outputs)
+def output_names(model: keras.Model, outputs: Any) -> list[str]:
+    """The names of a model's outputs, in the order of `keras.tree.flatten`.
+
+    Args:
+        model: Any model.
+        outputs: Its outputs, as it structures them.
+    """
+    if isinstance(outputs, dict):
+        return sorted(outputs)
     layers = [
         output._keras_history.operation.name for output in keras.tree.flatten(getattr(model, "outputs", None) or [])
     ]
-    unnamed = [f"output_{i}" for i in range(len(flat_outputs))]
-    names = list(getattr(model, "output_names", None) or (layers if len(layers) == len(unnamed) else unnamed))
+    unnamed = [f"output_{i}" for i in range(len(keras.tree.flatten(outputs)))]
+    return list(getattr(model, "output_names", None) or (layers if len(layers) == len(unnamed) else unnamed))
+
+
+def _paired(model: keras.Model, outputs: Any, y: Any) -> tuple[list[str], list[np.ndarray]]:
+    names = output_names(model, outputs)
     if isinstance(outputs, dict):
-        names = sorted(outputs)  # The order of keras.tree.flatten.
         labels = [y[name] for name in names] if isinstance(y, dict) and set(y) >= set(names) else keras.tree.flatten(y)
     elif isinstance(y, dict) and set(y) >= set(names):
         labels = [y[name] for name in names]
     else:
         labels = keras.tree.flatten(y)
-    if len(labels) != len(flat_outputs):
+    if len(labels) != len(names):
         raise DataError(
             "The model has another number of outputs than there are labels.",
             received=f"{len(labels)} sets of labels",
-            expected=f"{len(flat_outputs)}: {', '.join(names)}",
+            expected=f"{len(names)}: {', '.join(names)}",
             fix="Pass the labels as a list or dict with one entry for each output.",
         )
     return names, labels
