@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import operator
 import re
@@ -68,6 +69,7 @@ def test_code_on_a_page_is_python_and_uses_only_what_exists(path):
                 assert node.attr in bm.__all__, f"bm.{node.attr}"
         for call in bm_calls(tree):
             known = set(inspect.signature(call_target(call)).parameters)
+            known |= {field.name for field in dataclasses.fields(bm.PruneConfig)} if "settings" in known else set()
             assert {keyword.arg for keyword in call.keywords if keyword.arg} <= known, ast.unparse(call)
 
 

@@ -104,6 +104,7 @@ def _panel(
     *,
     is_first: bool,
 ) -> str:
+    """One plot; the first of a line names the values."""
     short = panel.name if len(panel.name) <= _LONGEST_NAME else f"{panel.name[: _LONGEST_NAME - 1]}…"
     parts = [f'<text class="name" y="-8"><title>{html.escape(panel.name)}</title>{html.escape(short)}</text>']
     base = axes.y(reference)
@@ -130,7 +131,8 @@ def _panel(
 
 def _labelled(shares: Sequence[float], width: float) -> list[float]:
     """The shares that have room for their label, from the last one back."""
-    room, kept = 34 / width, []
+    room = 34 / width
+    kept: list[float] = []
     for share in sorted(shares, reverse=True):
         if not kept or kept[-1] - share >= room:
             kept.append(share)
