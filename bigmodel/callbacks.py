@@ -1,5 +1,8 @@
 """The public Keras callbacks, for use in `model.fit`."""
 
 from bigmodel.pruning.callback import KeepZeros, MagnitudePruning
+from bigmodel.pruning.clustering import KeepClusters, WeightClustering
+from bigmodel.pruning.lasso import GroupLasso
+from bigmodel.pruning.monitor import SparsityLog
 
-__all__ = ["KeepZeros", "MagnitudePruning"]
+__all__ = ["GroupLasso", "KeepClusters", "KeepZeros", "MagnitudePruning", "SparsityLog", "WeightClustering"]

@@ -336,6 +336,30 @@ class QuantizeConfig(Config):
         self._check(self.where is None or callable(self.where), "where", "a function of a layer, or None")
 
 
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig(Config):
+    """How many values the weights of a kernel share.
+
+    Args:
+        clusters: Most different values of each kernel, the zero of a pruned one included.
+        where: Which layers; `None`: all layers with a kernel.
+
+    Raises:
+        ArgumentError: A value is out of range.
+
+    Example:
+        >>> ClusterConfig(32).to_dict()["clusters"]
+        32
+    """
+
+    clusters: int = 16
+    where: Where | None = None
+
+    def __post_init__(self) -> None:
+        self._check_number("clusters", 2, math.inf, whole=True)
+        self._check(self.where is None or callable(self.where), "where", "a function of a layer, or None")
+
+
 def _size_bytes(size: object) -> object:
     if not isinstance(size, str):
         return size

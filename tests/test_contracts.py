@@ -166,7 +166,10 @@ CALLBACKS = {
     and value.__module__.startswith("bigmodel")
 }
 # Arguments that make a callback do something within a few steps; one that is not named here is made without any.
-ARGUMENTS: dict[str, dict[str, Any]] = {"MagnitudePruning": {"sparsity": 0.5, "frequency": 1}}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "MagnitudePruning": {"sparsity": 0.5, "frequency": 1},
+    "GroupLasso": {"strength": 0.1},
+}
 
 
 def make(name: str) -> keras.callbacks.Callback:

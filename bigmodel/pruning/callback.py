@@ -100,7 +100,7 @@ class MagnitudePruning(ConstrainedFit):
         self.sparsity, self.schedule, self.where = sparsity, schedule, where
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self.frozen = frozen
-        self.pattern = Pattern(granularity, ranking, tuple(block_shape))
+        self.pattern = Pattern(granularity, ranking, block_shape)
         self.pattern.check_sparsity(sparsity)
         self._restored: dict[str, Any] | None = None
         self._forget()

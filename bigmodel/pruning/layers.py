@@ -80,16 +80,45 @@ def input_axis(layer: keras.Layer, variable: keras.Variable) -> int:
         >>> input_axis(layer, layer.kernel)
         -2
     """
-    owner = next(
-        (part for part in layer._flatten_layers() if any(v is variable for v in part._trainable_variables)), layer
-    )
+    owner = _owner(layer, variable)
     if isinstance(owner, keras.layers.EinsumDense):
-        terms, output = owner.equation.replace(" ", "").split("->")
-        kernel = terms.split(",")[1]
+        kernel, output = _kernel_and_output(owner)
         return max(axis for axis, letter in enumerate(kernel) if letter not in output) - len(kernel)
-    if isinstance(owner, _OUTPUTS_BEFORE_INPUTS) or variable.name == "embeddings":
-        return -1
-    return -2
+    return -1 if isinstance(owner, _OUTPUTS_BEFORE_INPUTS) or variable.name == "embeddings" else -2
+
+
+def output_axis(layer: keras.Layer, variable: keras.Variable) -> int:
+    """Which axis of a kernel runs over its output channels: the last one that is in the layer's output.
+
+    Args:
+        layer: The layer that `prunable` names with the kernel.
+        variable: The kernel.
+
+    Returns:
+        The axis, counted from the end.
+
+    Example:
+        >>> layer = keras.layers.Conv2DTranspose(4, 3)
+        >>> layer.build((None, 8, 8, 2))
+        >>> output_axis(layer, layer.kernel)
+        -2
+    """
+    owner = _owner(layer, variable)
+    if isinstance(owner, keras.layers.EinsumDense):
+        kernel, output = _kernel_and_output(owner)
+        return max(axis for axis, letter in enumerate(kernel) if letter in output) - len(kernel)
+    return -2 if isinstance(owner, _OUTPUTS_BEFORE_INPUTS) else -1
+
+
+def _owner(layer: keras.Layer, variable: keras.Variable) -> keras.Layer:
+    """The layer within a built-in one that made a variable."""
+    parts = layer._flatten_layers()
+    return next((part for part in parts if any(v is variable for v in part._trainable_variables)), layer)
+
+
+def _kernel_and_output(layer: keras.layers.EinsumDense) -> tuple[str, str]:
+    terms, output = layer.equation.replace(" ", "").split("->")
+    return terms.split(",")[1], output
 
 
 def _owners(layer: keras.Layer) -> Iterator[tuple[keras.Layer, list[keras.Variable]]]:

@@ -186,9 +186,10 @@ class Pattern:
         _check(self.ranking in ("layer", "global"), "ranking", self.ranking, "'layer' or 'global'")
         fits = self.ranking == "layer" or self.n_of_m is None
         _check(fits, "ranking", self.ranking, f"'layer' with granularity={self.granularity!r}")
-        sizes = tuple(self.block_shape)
+        sizes = self.block_shape if isinstance(self.block_shape, (tuple, list)) else ()
         whole = len(sizes) == 2 and all(isinstance(size, int) and size >= 1 for size in sizes)
         _check(whole, "block_shape", self.block_shape, "two whole numbers of at least 1, (inputs, outputs)")
+        object.__setattr__(self, "block_shape", tuple(sizes))
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:

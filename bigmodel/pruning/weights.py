@@ -1,4 +1,4 @@
-"""Pruning single weights by magnitude, with fine-tuning."""
+"""Pruning weights by magnitude, in any pattern of zeros, with fine-tuning."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ def prune_weights(
     model, _ = ensure_compiled(model, data)
     data = as_data(data, model=model, seed=seed, batch_size=train.batch_size)
     pruned = clone(model)
-    scale_dropout(pruned, 1.0 - config.sparsity)
+    scale_dropout(pruned, 1.0 - config.share)
+    pattern = {name: getattr(config, name) for name in ("granularity", "ranking", "block_shape")}
     pruning = MagnitudePruning(
-        config.sparsity, schedule=config.schedule, where=config.where, frequency=config.frequency, frozen=True
+        config.share, schedule=config.schedule, where=config.where, frequency=config.frequency, frozen=True, **pattern
     )
     # Half of the weights or more have to be learned again: on Fashion-MNIST at 80 % sparsity, three epochs give 0.811
     # at a tenth of the compiled learning rate, 0.839 at a third, and 0.853 at the rate itself.
@@ -71,13 +72,13 @@ def prune_weights(
         checkpoint=checkpoint,
         verbose=verbose,
     )
-    missing = missing_zeros(pruned, config.sparsity, config.where)
+    missing = missing_zeros(pruned, config.share, config.where, **pattern)
     if missing:
         name, count = next(iter(missing.items()))
         raise ModelError(
             "The pruned model is denser than asked for.",
             received=f"{len(missing)} kernels short of zeros; {name} lacks {count}",
-            expected=f"{config.sparsity:.0%} zeros in each kernel",
+            expected=f"{config.share:.0%} zeros, {pattern}",
             fix="Leave out callbacks that set weights when training ends.",
         )
     return pruned
