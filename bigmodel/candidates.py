@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel.config import Target
 from bigmodel.data import Split
-from bigmodel.errors import ConversionError
+from bigmodel.errors import ArgumentError, ConversionError
 from bigmodel.evaluation import (
     Evaluation,
     Metric,
@@ -25,12 +25,15 @@ from bigmodel.evaluation import (
     output_difference,
 )
 from bigmodel.export import first_run
+from bigmodel.export.formats import format_named
 from bigmodel.export.saved_model import input_names
 
 # A file may take this much longer than the float one before "balanced" puts it behind the others (timings are noisy).
 SLOWER_ALLOWED = 1.1
 _FIRST_SAMPLES = 16
 _ROUNDING = 1e-9
+# Channels are removed to a little less than the target.
+_TARGET_SHARE = 0.95
 
 Figures = dict[str, Any]
 
@@ -154,6 +157,44 @@ def _loss(c: Mapping[str, Any], metric: Metric) -> float:
     """The metric as a number that is to be small; what is no number is the worst."""
     value = -c["metric"] if metric.higher_is_better else c["metric"]
     return math.inf if math.isnan(value) else value
+
+
+def channel_budget(target: Target, candidates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns what may be left of a network so that its best files keep the target's size and latency.
+
+    Args:
+        target: The bounds.
+        candidates: Figures of the whole network's files.
+
+    Returns:
+        Fractions for `PruneConfig.budget`, a little below the target: files pad their buffers, and timings are noisy.
+        Empty where size and latency are kept already.
+
+    Raises:
+        ArgumentError: The size is below what a file needs besides its weights.
+
+    Example:
+        >>> file = {"name": "int8", "format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000}
+        >>> channel_budget(Target(size=7_000), [file])
+        {'parameters': 0.465}
+    """
+    measured = [c for c in candidates if c["status"] != "failed"]
+    budget = {}
+    if target.size is not None:
+        smallest = min(measured, key=lambda c: c["size_bytes"])
+        weights = smallest["parameters"] * format_named(smallest["format"]).bits / 8
+        fixed = smallest["size_bytes"] - weights
+        if _TARGET_SHARE * int(target.size) <= fixed:
+            raise ArgumentError(
+                "The size can't be reached by removing channels.",
+                received=f"size={int(target.size):,}",
+                expected=f"more than the {fixed:,.0f} bytes that a file of this network needs besides its weights",
+                fix="Allow more bytes.",
+            )
+        budget["parameters"] = (_TARGET_SHARE * int(target.size) - fixed) / weights
+    if target.latency_ms is not None:
+        budget["latency"] = _TARGET_SHARE * target.latency_ms / min(c["latency_ms"] for c in measured)
+    return {name: round(share, 6) for name, share in budget.items() if share < 1}
 
 
 def _broken_bounds(c: Mapping[str, Any], target: Target, metric: Metric) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from bigmodel.candidates import Choice, Figures, measure
+from bigmodel.candidates import Choice, Figures, channel_budget, measure
 from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
 from bigmodel.data import Data, Split
@@ -40,8 +40,6 @@ from bigmodel.training import clone, prepare, pretrain
 # What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
 _JUDGED_SAMPLES = 10_000
 _JUDGED_BYTES = 500_000_000
-# Channels are removed to a little less than the target: files pad their buffers, and timings are noisy.
-_TARGET_SHARE = 0.95
 
 
 def compress_and_tune(
@@ -158,6 +156,7 @@ class _Run:
         choice = self.competition.decide(self.plan.target)
         smaller = self._smaller(network) if self.plan.may_remove_channels and not choice.target_met else None
         if smaller is not None:
+            self._enter_float(smaller, ("channels",))
             self._enter_quantized(smaller, ("channels",))
             choice = self.competition.decide(self.plan.target)
         self._finish(choice)
@@ -267,18 +266,12 @@ class _Run:
 
     def _smaller(self, network: keras.Model) -> keras.Model | None:
         """Removes channels where size or latency miss the target; `None` where they do not, or nothing can go."""
-        rows = [row for row in self.competition.rows if row["status"] != "failed"]
-        target = self.plan.target
-        budget = {}
-        if target.size is not None:
-            budget["parameters"] = _TARGET_SHARE * int(target.size) / min(row["size_bytes"] for row in rows)
-        if target.latency_ms is not None:
-            budget["latency"] = _TARGET_SHARE * target.latency_ms / min(row["latency_ms"] for row in rows)
-        budget = {name: share for name, share in budget.items() if share < 1}
-        if not budget:
-            return None
         try:
-            return self._prune(network, PruneConfig(granularity="channel", ranking="global", budget=budget), "channels")
+            budget = channel_budget(self.plan.target, self.competition.rows)
+            if not budget:
+                return None
+            config = PruneConfig(granularity="channel", ranking="global", budget=budget)
+            return self._prune(network, config, "channels")
         except (ModelError, ArgumentError) as error:
             reason = " ".join([error.problem, error.received])
             self._skip([{"layer": self.model.name, "step": "prune", "reason": reason}])
@@ -288,12 +281,16 @@ class _Run:
 
     def _enter_float(self, network: keras.Model, done: tuple[str, ...]) -> None:
         if self.plan.float_formats:
-            self.competition.enter(done, self.plan.float_formats, lambda orders: self._float_files(network, orders))
+            self.competition.enter(
+                done, self.plan.float_formats, lambda orders: self._float_files(network, orders, done)
+            )
 
-    def _float_files(self, network: keras.Model, orders: Sequence[Order]) -> list[Deployed | ConversionError]:
+    def _float_files(
+        self, network: keras.Model, orders: Sequence[Order], done: tuple[str, ...] = ()
+    ) -> list[Deployed | ConversionError]:
         baseline = self.competition.baseline
         with tempfile.TemporaryDirectory(prefix="bigmodel-float-") as folder:
-            if baseline and not self.plan.prunes:  # the network is the baseline's, and so is its file
+            if baseline and not done:  # the network is the baseline's, and so is its file
                 source = self.journal.path(baseline["path"])
             else:
                 source = export_float(network, Path(folder, "float.tflite"))

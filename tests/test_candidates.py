@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from bigmodel.candidates import SLOWER_ALLOWED, choose
+from bigmodel.candidates import SLOWER_ALLOWED, channel_budget, choose
 from bigmodel.config import Target
+from bigmodel.errors import ArgumentError
 from bigmodel.evaluation import Metric
 
 ACCURACY = Metric("accuracy", higher_is_better=True)
@@ -118,3 +119,15 @@ def test_every_broken_bound_is_named():
         "5,000 bytes, 1,000 are allowed",
         "3.0000 ms, 2.0000 are allowed",
     ]
+
+
+def test_a_budget_counts_what_a_file_needs_besides_its_weights():
+    rows = [
+        {"name": "a", "format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000, "latency_ms": 2.0},
+        {"name": "b", "format": "float32", "status": "lost", "size_bytes": 42_000, "parameters": 10_000, "latency_ms": 1.0},
+        {"name": "c", "format": "dynamic_int4", "status": "failed"},
+    ]  # fmt: skip
+    assert channel_budget(Target(size=7_000, latency_ms=0.5), rows) == {"parameters": 0.465, "latency": 0.475}
+    assert channel_budget(Target(size=50_000, latency_ms=5.0), rows) == {}
+    with pytest.raises(ArgumentError, match="size can't be reached"):
+        channel_budget(Target(size=2_000), rows)

@@ -175,6 +175,16 @@ def headline(record: Record) -> str:
     return ", ".join(part for part in parts if part != MISSING)
 
 
+def interval_text(record: Record) -> tuple[str, str] | None:
+    """Returns the ends of the 95 % interval of the final file's change, the lower one first; `None` without one."""
+    interval = record.final.get("drop_interval")
+    if not isinstance(interval, list) or len(interval) != 2 or None in interval:
+        return None
+    # A drop is a loss of the metric: for accuracies the largest drop is the lowest change.
+    low, high = reversed(interval) if record.higher_is_better else interval
+    return drop_text(record, low), drop_text(record, high)
+
+
 def class_changes(record: Record) -> list[tuple[str, float, float]]:
     """Returns (class, accuracy before, accuracy after) of the classes that both hold, the greatest loss first."""
     before, after = record.baseline.get("per_class"), record.final.get("per_class")

@@ -17,6 +17,7 @@ from bigmodel.report.figures import (
     duration_text,
     headline,
     in_microseconds,
+    interval_text,
     latency_text,
     metric_bound,
     metric_text,
@@ -155,10 +156,10 @@ def _comparison(record: Record) -> str:
 
 
 def _change(record: Record, drop: float | None) -> str:
-    interval = record.final.get("drop_interval")
+    interval = interval_text(record)
     text = drop_text(record, drop)
-    if isinstance(interval, list) and len(interval) == 2 and None not in interval:
-        text += f", 95 % interval {drop_text(record, interval[1])} to {drop_text(record, interval[0])}"
+    if interval is not None:
+        text += f", 95 % interval {interval[0]} to {interval[1]}"
     return "" if text == MISSING else text
 
 

@@ -19,6 +19,7 @@ from bigmodel.report.figures import (
     duration_text,
     headline,
     in_microseconds,
+    interval_text,
     latency_text,
     metric_text,
     missed,
@@ -106,10 +107,10 @@ def _comparison(record: Record) -> RenderableType:
     before, after, micro = record.baseline, record.final, in_microseconds(record)
     table = _table(("", "left"), ("float", "right"), ("final", "right"), ("", "left"))
     drop = drop_of(record, number(before, "metric"), number(after, "metric"))
-    interval = after.get("drop_interval")
+    interval = interval_text(record)
     change = drop_text(record, drop)
-    if isinstance(interval, list) and len(interval) == 2 and None not in interval:
-        change += f" (95 %: {drop_text(record, interval[1])} to {drop_text(record, interval[0])})"
+    if interval is not None:
+        change += f" (95 %: {interval[0]} to {interval[1]})"
     table.add_row(record.metric, metric_text(number(before, "metric")), metric_text(number(after, "metric")), change)
     rows: list[tuple[str, str, Any, tuple[str, str]]] = [
         ("size", "size_bytes", size_text, ("smaller", "larger")),
