@@ -174,7 +174,7 @@ def channel_budget(target: Target, candidates: Sequence[Mapping[str, Any]]) -> d
         ArgumentError: The size is below what a file needs besides its weights.
 
     Example:
-        >>> file = {"name": "int8", "format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000}
+        >>> file = {"format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000}
         >>> channel_budget(Target(size=7_000), [file])
         {'parameters': 0.465}
     """

@@ -122,11 +122,9 @@ def test_every_broken_bound_is_named():
 
 
 def test_a_budget_counts_what_a_file_needs_besides_its_weights():
-    rows = [
-        {"name": "a", "format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000, "latency_ms": 2.0},
-        {"name": "b", "format": "float32", "status": "lost", "size_bytes": 42_000, "parameters": 10_000, "latency_ms": 1.0},
-        {"name": "c", "format": "dynamic_int4", "status": "failed"},
-    ]  # fmt: skip
+    small = {"format": "dynamic_int8", "status": "lost", "size_bytes": 12_000, "parameters": 10_000, "latency_ms": 2.0}
+    fast = {"format": "float32", "status": "lost", "size_bytes": 42_000, "parameters": 10_000, "latency_ms": 1.0}
+    rows = [small, fast, {"format": "dynamic_int4", "status": "failed"}]
     assert channel_budget(Target(size=7_000, latency_ms=0.5), rows) == {"parameters": 0.465, "latency": 0.475}
     assert channel_budget(Target(size=50_000, latency_ms=5.0), rows) == {}
     with pytest.raises(ArgumentError, match="size can't be reached"):
