@@ -1,8 +1,8 @@
 """Pruning: weights that become zero, and channels that go.
 
 `prune_model` is the step; `MagnitudePruning` and `KeepZeros` are its callbacks for anybody's own `model.fit`;
-`sensitivity` measures how much each group of channels matters. `cluster_weights` is the step of weight sharing, with
-`WeightClustering` and `KeepClusters` for one's own `fit`; `GroupLasso` drives channels to zero, and `kept_channels` says
+`sensitivity` measures how much each group of channels matters. `cluster_weights` is the step of weight sharing,
+`WeightClustering` and `KeepClusters` are its callbacks; `GroupLasso` drives channels to zero, and `kept_channels` says
 which are left; `SparsityLog` shows zeros while a model trains.
 """
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -332,3 +334,13 @@ def test_two_of_four_is_kept_by_quantization_aware_training_and_in_its_8_bit_fil
     assert [op.weight_bits for op in inspect_file(path).ops if op.weight_tensor] == [8, 8]
     for stored, kernel in zip(codes(path), kernels(pruned), strict=True):
         assert (stored.T[kernel == 0] == 0).all() and keeps_two_of_four(stored, axis=-1)
+
+
+def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, tmp_path, monkeypatch, capsys):
+    page = (root / "docs" / "patterns.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/patterns.md", "exec"), {"__name__": "patterns"})
+    said = [eval(value) for value in re.findall(r"^print\(.*# (\S+)$", code, re.MULTILINE)]
+    printed = [eval(line) for line in capsys.readouterr().out.splitlines()]
+    assert [round(value, 2) for value in printed] == said and len(said) == 10
