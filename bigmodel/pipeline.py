@@ -16,24 +16,24 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from bigmodel.candidates import Choice, Figures, channel_budget, measure
-from bigmodel.competition import AGREEMENT_WANTED, Competition, Order
+from bigmodel.candidates import Figures, channel_budget
+from bigmodel.competition import Competition, Order
+from bigmodel.conclusion import Conclusion
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
-from bigmodel.evaluation import evaluate_model, inspect_file, primary_metric
+from bigmodel.evaluation import evaluate_model, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
-from bigmodel.identity import environment, identity_of
-from bigmodel.journal import Journal, write_whole
+from bigmodel.identity import identity_of
+from bigmodel.journal import Journal
 from bigmodel.model_files import ModelFiles
 from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepZeros, prune_model
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
-from bigmodel.report import Record
 from bigmodel.result import Result
 from bigmodel.training import clone, prepare, pretrain
 
@@ -159,7 +159,14 @@ class _Run:
             self._enter_float(smaller, ("channels",))
             self._enter_quantized(smaller, ("channels",))
             choice = self.competition.decide(self.plan.target)
-        self._finish(choice)
+        conclusion = Conclusion(
+            self.model, self.data, self.plan, self.journal, self.models, self.competition, self.stages, self.seed,
+            self.keeps_files,
+        )  # fmt: skip
+        conclusion.write(choice, self.steps, list(self.skipped.values()), self.notes)
+        if not self.keeps_files:
+            for name in ("candidates", "checkpoints"):
+                shutil.rmtree(self.journal.path(name))
 
     def _check_orders(self) -> None:
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
@@ -334,80 +341,6 @@ class _Run:
         for one in skipped:
             row = one if isinstance(one, dict) else dataclasses.asdict(one)
             self.skipped[(row["layer"], row["step"], row["reason"])] = row
-
-    # --- the end ---------------------------------------------------------------------------------------------------
-
-    def _finish(self, choice: Choice) -> None:
-        chosen = next(row for row in self.competition.rows if row["name"] == choice.name)
-        path = self._take(f"{choice.name}.tflite", "model.tflite")
-        if self.models.problem is None:
-            self._take(f"{choice.name}.keras", "model.keras")
-        with self.stages.stage("final figures of the file") as stage:
-            final = self.journal.once(f"final {choice.name}", lambda: self._final(path))
-            stage.outcome = f"{self.metric.name} {final['final']['metric']:.4f}"
-        record = self._record(choice, chosen, final, path)
-        for name, text in (("report.html", record.to_html()), ("report.json", record.to_json())):
-            write_whole(self.journal.path(name), lambda to, text=text: to.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-        if not self.keeps_files:
-            for name in ("candidates", "checkpoints"):
-                shutil.rmtree(self.journal.path(name))
-
-    def _take(self, candidate: str, name: str) -> Path:
-        source = self.journal.path("candidates", candidate)
-        return write_whole(self.journal.path(name), lambda to: shutil.copyfile(source, to))
-
-    def _final(self, path: Path) -> Figures:
-        """Baseline and chosen file on the held-out split, where nothing was chosen by it."""
-        split = self.data.test or self.data.validation or self.data.train
-        baseline, reference = measure(
-            self.journal.path(self.competition.baseline["path"]),
-            self.models.load(self.journal.path("candidates", "baseline.keras")), split,
-            like=self.model, reference=None, metric=self.metric,
-        )  # fmt: skip
-        simulation = self.models.load(self.journal.path("model.keras"))
-        final, answers = measure(path, simulation, split, like=self.model, reference=reference, metric=self.metric)
-        return {
-            "split": split.name,
-            "baseline": {**baseline, "per_class": reference.per_class},
-            "final": {**final, "per_class": answers.per_class},
-        }
-
-    def _record(self, choice: Choice, chosen: Figures, final: Figures, path: Path) -> Record:
-        timed = ("latency_ms", "latency_p95_ms")
-        baseline = self.competition.baseline
-        target = self.plan.target
-        return Record(
-            target_met=choice.target_met,
-            metric=self.metric.name,
-            max_drop=target.max_drop,
-            baseline={**final["baseline"], "format": baseline["format"], **{key: baseline[key] for key in timed}},
-            final={
-                **final["final"],
-                **{key: chosen[key] for key in ("name", "format", *timed)},
-                "quantized_weights_exact": not chosen["not_in_file"],
-            },
-            candidates=[{**row, "path": row["path"] if self.keeps_files else None} for row in self.competition.rows],
-            steps=self.steps,
-            skipped=list(self.skipped.values()),
-            environment=environment(),
-            seed=self.seed,
-            seconds=self.journal.seconds,
-            higher_is_better=self.metric.higher_is_better,
-            target={"size": target.size, "latency_ms": target.latency_ms, "optimize": target.optimize},
-            split=final["split"],
-            ops=[dataclasses.asdict(op) for op in inspect_file(path).ops],
-            notes=[*self.notes, *self.data.notes, *self._warnings(final)],
-        )
-
-    def _warnings(self, final: Figures) -> Iterator[str]:
-        if final["split"] != "test":
-            yield f"there was no test split: the final figures are those of {final['split']}"
-        if final["final"]["agreement"] < AGREEMENT_WANTED:
-            share = final["final"]["agreement"]
-            yield f"file and simulation agree on {share:.2%} of the samples only; see what was skipped"
-        if final["final"]["metric_drop"] > self.plan.target.max_drop:
-            drop = final["final"]["metric_drop"]
-            yield f"chosen within the bound on the judged samples, the file is {drop:.4f} worse on {final['split']}"
 
 
 def _judged(split: Split, seed: int) -> Split:
