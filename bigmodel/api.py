@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from bigmodel.callbacks import KeepZeros
+from bigmodel.callbacks import KeepClusters, KeepZeros
 from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
 from bigmodel.data import Data, as_data
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, describe
@@ -160,7 +160,13 @@ def quantize(
             if config.method == "post_training" or _within(target, model, simulation, data):
                 return ready.compiled_like_the_callers(simulation)
         simulation, _ = quantize_aware(
-            model, data, config, train=train, seed=seed, verbose=verbose, callbacks=[*callbacks, KeepZeros()]
+            model,
+            data,
+            config,
+            train=train,
+            seed=seed,
+            verbose=verbose,
+            callbacks=[*callbacks, KeepZeros(), KeepClusters()],
         )
         return ready.compiled_like_the_callers(simulation)
 

@@ -32,7 +32,7 @@ from bigmodel.model_files import ModelFiles
 from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
-from bigmodel.pruning import KeepZeros, prune_model
+from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.result import Result
 from bigmodel.training import clone, prepare, pretrain
@@ -319,7 +319,7 @@ class _Run:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
             simulation, skipped = quantize_aware(
                 network, self.data, _weights_of(config), train=self.plan.train, seed=self.seed,
-                callbacks=[*callbacks, KeepZeros()], checkpoint=checkpoint,
+                callbacks=[*callbacks, KeepZeros(), KeepClusters()], checkpoint=checkpoint,
             )  # fmt: skip
             return simulation, {"bits": config.bits, "skipped": [dataclasses.asdict(s) for s in skipped]}
 
