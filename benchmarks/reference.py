@@ -31,7 +31,7 @@ def channels(sparsity: float, **settings: Any) -> bm.PruneConfig:
 MLP: dict[str, Any] = {"network": networks.mlp, "epochs": 8, "flat": True}
 RESNET: dict[str, Any] = {"network": networks.resnet8, "epochs": 8, "flat": False}
 # Enough epochs to learn again what went; the cosine ends at zero, so that stopping early would cut it off.
-LONG = bm.TrainConfig(epochs=15, patience=15)
+LONG = bm.TrainConfig(epochs=25, patience=25)
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp-80%-int8": (MLP, {"prune": 0.8, "quantize": 8}),
     "mlp-80%-int4": (MLP, {"prune": 0.8, "quantize": 4}),
