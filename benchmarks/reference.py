@@ -57,7 +57,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         RESNET,
         {
             "prune": channels(0.5, round_to=8),
-            "quantize": bm.QuantizeConfig(bits=8, activations="float"),
+            "quantize": 8,
             "train": bm.TrainConfig(epochs=10, patience=10),
         },
     ),
