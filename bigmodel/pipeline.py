@@ -33,6 +33,7 @@ from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, ow
 from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
+from bigmodel.pruning.channels import CostModel
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.result import Result
 from bigmodel.training import clone, prepare, pretrain
@@ -266,6 +267,8 @@ class _Run:
                 checkpoint=checkpoint,
             )  # fmt: skip
             sizes = {"parameters_before": model.count_params(), "parameters_after": made.count_params()}
+            if config.granularity == "channel":
+                sizes |= {"macs_before": CostModel(model).after({}).macs, "macs_after": CostModel(made).after({}).macs}
             return made, {"granularity": config.granularity, **_order_of(config), **sizes}
 
         kind = "channels" if config.granularity == "channel" else "zeros"
