@@ -38,14 +38,20 @@ def python() -> Callable[..., str]:
 
     def run(code: str, *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 120) -> str:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
+        # Two virtual CPU devices can crash TensorFlow's own threads (SIGSEGV, seen once in some dozens of runs): such a
+        # death, and no other failure, is tried again.
+        tries = 3 if "MirroredStrategy" in code else 1
+        for _ in range(tries):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *map(str, arguments)],
+                cwd=cwd,
+                env={**os.environ, "PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+            )
+            if done.returncode >= 0:
+                break
         assert done.returncode == 0, done.stderr
         return done.stdout
 
