@@ -109,9 +109,12 @@ class Competition:
                 raise made
             path = made.written.path
             try_out(path, self.split, self.models.model)
-            figures, _ = measure(
-                path, made.simulation, self.split, like=self.models.model, reference=self.reference, metric=self.metric
+            reference = self.reference
+            figures, answers = measure(
+                path, made.simulation, self.split, like=self.models.model, reference=reference, metric=self.metric
             )
+            if reference is None:  # this is the float file: all others are compared with what it answered
+                self._reference = answers
         except ConversionError as error:
             return {"status": "failed", "reason": str(error).replace("\n", " "), "path": None}
         self.models.save(made.simulation, self._path(name, ".keras"))

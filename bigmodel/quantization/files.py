@@ -66,8 +66,9 @@ def deploy(
     wants_static = any(format_.activations == "static" for format_, _ in orders)
     source = _static(simulation) if wants_static else simulation
     with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
-        float_path = export_float(plain(source), Path(folder, "float.tflite"), timeout_s=timeout_s)
-        known, points = _known_ranges(source, calibration) if wants_static else ([], {})
+        network = plain(source)
+        float_path = export_float(network, Path(folder, "float.tflite"), timeout_s=timeout_s)
+        known, points = _known_ranges(source, network, calibration) if wants_static else ([], {})
         samples = [] if calibration is None else [np.asarray(leaf) for leaf in keras.tree.flatten(calibration)]
         inputs = dict(zip(input_names(simulation), samples, strict=True)) if samples else {}
         written = write_files(
@@ -87,10 +88,12 @@ def _static(simulation: keras.Model) -> keras.Model:
     return simulation if range_layers(simulation) else with_activations(simulation, "static")
 
 
-def _known_ranges(static: keras.Model, calibration: Any) -> tuple[list[Range], dict[str, tuple[Point, float, float]]]:
+def _known_ranges(
+    static: keras.Model, network: keras.Model, calibration: Any
+) -> tuple[list[Range], dict[str, tuple[Point, float, float]]]:
     """Returns the ranges of a static simulation, from its layers where it has some, else seen on calibration data."""
     own = range_layers(static)
-    points, tapped = taps(plain(static))
+    points, tapped = taps(network)
     found, places = [], {}
     for point, (low, high, values) in zip(points, observe(tapped, calibration), strict=True):
         layer = own.get(point.layer_name)
