@@ -150,7 +150,7 @@ def name_of(value: Any) -> str:
     """Returns the qualified name of a function or class; of any other value that of its class.
 
     >>> name_of(PruneConfig), name_of(PruneConfig())
-    ('bigmodel.config.PruneConfig', 'bigmodel.config.PruneConfig')
+    ('bigmodel.config.pruning.PruneConfig', 'bigmodel.config.pruning.PruneConfig')
     """
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"

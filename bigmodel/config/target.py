@@ -1,0 +1,64 @@
+"""What the compressed file has to keep and to reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Literal
+
+from bigmodel.config.base import Config
+from bigmodel.errors import ArgumentError, describe
+
+Optimize = Literal["balanced", "size", "latency"]
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)[bB]\s*$")
+_SIZE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target(Config):
+    """What the compressed file has to keep and to reach.
+
+    Args:
+        max_drop: How far the metric may fall below the float file's. In the metric's own units for bounded
+            higher-is-better metrics (0.01 is one point of accuracy); for a loss or an error, where lower is better,
+            the allowed relative rise.
+        size: Most raw bytes of the file, as a number or text like "200KB" (KB is 1000 bytes); `None`: no bound.
+        latency_ms: Most median milliseconds of one warm call of batch size 1; `None`: no bound.
+        optimize: What ranks the files within the bounds. "balanced": those at most 1.1x the float file's latency
+            come first, then the smallest raw file. "size" and "latency" rank by that alone.
+
+    Raises:
+        ArgumentError: A value is out of range.
+
+    Example:
+        >>> Target(size="200KB").size
+        200000
+    """
+
+    max_drop: float = 0.01
+    size: int | str | None = None
+    latency_ms: float | None = None
+    optimize: Optimize = "balanced"
+
+    def __post_init__(self) -> None:
+        self._check_number("max_drop", 0, math.inf)
+        object.__setattr__(self, "size", _size_bytes(self.size))
+        self._check_number("size", 1, math.inf, whole=True, optional=True)
+        self._check_number("latency_ms", 1e-9, math.inf, optional=True)
+        self._check_choice("optimize", ("balanced", "size", "latency"))
+
+
+def _size_bytes(size: object) -> object:
+    if not isinstance(size, str):
+        return size
+    match = _SIZE.match(size)
+    if match is None:
+        raise ArgumentError(
+            "Target.size can't be read.",
+            received=describe(size),
+            expected="bytes as a number, or text like '200KB' or '1.5MB' (KB = 1000 bytes)",
+            fix="Write the size as '200KB'.",
+        )
+    return round(float(match[1]) * _SIZE_UNITS[match[2].lower()])
