@@ -44,19 +44,28 @@ class Target(Config):
 
     def __post_init__(self) -> None:
         self._check_number("max_drop", 0, math.inf)
-        object.__setattr__(self, "size", _size_bytes(self.size))
+        object.__setattr__(self, "size", size_bytes(self.size, "Target.size"))
         self._check_number("size", 1, math.inf, whole=True, optional=True)
         self._check_number("latency_ms", 1e-9, math.inf, optional=True)
         self._check_choice("optimize", ("balanced", "size", "latency"))
 
 
-def _size_bytes(size: object) -> object:
+def size_bytes(size: object, name: str) -> object:
+    """Returns the bytes of a size written as text; anything else as it is.
+
+    Args:
+        size: What the caller passed.
+        name: What it was passed as, for the error.
+
+    Raises:
+        ArgumentError: The text can't be read.
+    """
     if not isinstance(size, str):
         return size
     match = _SIZE.match(size)
     if match is None:
         raise ArgumentError(
-            "Target.size can't be read.",
+            f"{name} can't be read.",
             received=describe(size),
             expected="bytes as a number, or text like '200KB' or '1.5MB' (KB = 1000 bytes)",
             fix="Write the size as '200KB'.",

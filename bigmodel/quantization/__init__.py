@@ -17,8 +17,8 @@ _HOMES = {
     "Skipped": "simulation",
     "deploy": "files",
     "is_simulation": "simulation",
-    "quantize_aware": "step",
-    "quantize_post_training": "step",
+    "quantize_aware": "aware",
+    "quantize_post_training": "post_training",
     "with_activations": "simulation",
 }
 
@@ -36,10 +36,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from bigmodel.quantization.aware import quantize_aware
     from bigmodel.quantization.files import Deployed, deploy
     from bigmodel.quantization.layers import FakeQuantize, Quantized
+    from bigmodel.quantization.post_training import quantize_post_training
     from bigmodel.quantization.simulation import Skipped, is_simulation, with_activations
-    from bigmodel.quantization.step import quantize_aware, quantize_post_training
     from bigmodel.quantization.table import RULES
 
 

@@ -13,9 +13,10 @@ import keras
 import numpy as np
 
 from bigmodel.config import Activations
+from bigmodel.data import Data
 from bigmodel.errors import ConversionError
 from bigmodel.export.float import export_float
-from bigmodel.export.formats import Format, Range, Written
+from bigmodel.export.formats import Format, Range, Written, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.export.saved_model import input_names
 from bigmodel.quantization.rebuild import Point
@@ -81,6 +82,20 @@ def deploy(
         else:
             results.append(Deployed(account, _simulation_of(simulation, format_, account, points)))
     return results
+
+
+def in_place(simulation: keras.Model, data: Data, *, momentum: float | None = None) -> keras.Model:
+    """Returns the simulation with a range at every tensor that a static file keeps in 8 bits: a file tells which."""
+    assert data.calibration is not None
+    samples, _, _ = data.calibration.arrays()
+    with tempfile.TemporaryDirectory(prefix="bigmodel-place-") as folder:
+        order = (format_of(8, "static"), Path(folder, "static.tflite"))
+        (deployed,) = deploy(simulation, [order], samples)
+    if isinstance(deployed, ConversionError):
+        raise deployed
+    for layer in range_layers(deployed.simulation).values():
+        layer.momentum = momentum
+    return deployed.simulation
 
 
 def _static(simulation: keras.Model) -> keras.Model:

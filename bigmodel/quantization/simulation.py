@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from bigmodel.config import Activations, QuantizeConfig
+from bigmodel.errors import ModelError
 from bigmodel.export.formats import Grid
 from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
@@ -126,6 +127,23 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
         return [layer]
 
     return rebuild(_canonical(model, folds), replace), tuple(skipped)
+
+
+def simulated(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, tuple[Skipped, ...]]:
+    """Returns `simulate`'s result if it has anything quantized.
+
+    Raises:
+        ModelError: It has not.
+    """
+    simulation, skipped = simulate(model, config)
+    if not quantized_layers(simulation):
+        raise ModelError(
+            f"Model {model.name!r} has no layer to quantize.",
+            received=", ".join(f"{s.layer}: {s.reason}" for s in skipped) or "no layer with a kernel",
+            expected="at least one layer with weights that the runtime holds quantized",
+            fix="See the table of layers in the documentation, or widen `where`.",
+        )
+    return simulation, skipped
 
 
 def _adds_bias_apart(layer: keras.layers.Layer) -> bool:
