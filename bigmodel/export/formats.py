@@ -19,14 +19,16 @@ class Format:
 
     Args:
         name: Its name in reports.
-        bits: Bits of the weights: 32, 16, 8 or 4.
+        bits: Bits of the weights: 32, 16, 8, 4 or 2; of mixed ones the most.
         activations: "float": computed in float. "dynamic": inputs quantized by the kernels at run time.
             "static": 8-bit ranges fixed in the file.
+        mixed: Whether weights of the same kind of layer have different bits.
     """
 
     name: str
     bits: int
     activations: Activations = "float"
+    mixed: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -44,6 +46,11 @@ FORMATS = {
         Format("static_int8", 8, "static"),
         Format("weight_only_int4", 4),
         Format("dynamic_int4", 4, "dynamic"),
+        Format("static_int4", 4, "static"),
+        Format("dynamic_int2", 2, "dynamic"),
+        Format("weight_only_mixed", 8, mixed=True),
+        Format("dynamic_mixed", 8, "dynamic", mixed=True),
+        Format("static_mixed", 8, "static", mixed=True),
     )
 }
 
@@ -64,20 +71,21 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
-def format_of(bits: int, activations: Activations) -> Format:
-    """Returns the format with these bits and activations.
+def format_of(bits: int | Literal["mixed"], activations: Activations) -> Format:
+    """Returns the format with these bits and activations; binary weights are stored in 2 bits.
 
     Raises:
         ArgumentError: The runtime has no such format.
     """
+    stored = 2 if bits == 1 else bits
     for format_ in FORMATS.values():
-        if (format_.bits, format_.activations) == (bits, activations):
+        if format_.activations == activations and stored == ("mixed" if format_.mixed else format_.bits):
             return format_
     raise ArgumentError(
         "There is no file format with these bits and activations.",
         received=f"bits={bits}, activations={activations!r}",
-        expected="one of " + ", ".join(f"{f.bits} bits with {f.activations} activations" for f in FORMATS.values()),
-        fix="Use 8 bits with static activations, or dynamic activations with 4 bits.",
+        expected="one of " + ", ".join(FORMATS),
+        fix="Use 8 bits with static activations, or dynamic activations with fewer bits.",
     )
 
 
@@ -132,6 +140,8 @@ class Written:
         exact: For each trained grid found in the file, whether its buffer holds exactly the trained codes.
         missing: Names of grids not found in the file: those weights stayed float.
         ranges: Scale and zero point that the file gives to each range found in it.
+        dynamic: Of a static file, the names of the grids whose ops find the range of their input at run time.
+        float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
     """
 
     format: str
@@ -139,3 +149,5 @@ class Written:
     exact: dict[str, bool]
     missing: tuple[str, ...]
     ranges: dict[str, tuple[float, int]]
+    dynamic: tuple[str, ...] = ()
+    float_ops: dict[str, int] = dataclasses.field(default_factory=dict)

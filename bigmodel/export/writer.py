@@ -20,6 +20,7 @@ from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
 from bigmodel.errors import ConversionError
+from bigmodel.export import integer_ops
 from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
 from bigmodel.export.tensors import float_tensors
@@ -36,6 +37,7 @@ _WEIGHTED: dict[Any, tuple[int, int | None]] = {
 # A weight of the file is a trained one if it lies this close to its grid, in parts of a step. Folding a normalisation
 # into a kernel rounds each weight to float32 twice, which moves it by about 1e-5 steps of an 8-bit grid.
 _TOLERANCE = 1e-2
+_STORED_BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}
 
 
 def write(job: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +51,8 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
-        `missing`: the grids not found. `ranges`: scale and zero point by name of the range.
+        `missing`: the grids not found. `ranges`: scale and zero point by name of the range. Of static files `dynamic`:
+        the grids whose ops quantize their input at run time, and `float_ops`: how many ops of each kind are float.
     """
     with np.load(job["arrays"]) as archive:
         arrays = dict(archive)
@@ -74,6 +77,7 @@ class _Source:
         self.placed = self._place_grids(grids)
         self.range_of_tensor: dict[str, tuple[float, float]] = {}
         self.tensors_of_range: dict[str, list[str]] = {}
+        self.not_integer = self._scopes_in_loops()
 
     def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int | None, Any]]:
         """Yields subgraph, op, its name, its channel axis and its weight tensor, for constant float weights."""
@@ -127,6 +131,9 @@ class _Source:
                     self.tensors_of_range.setdefault(known["name"], []).append(name)
                     self.range_of_tensor[name] = (known["low"], known["high"])
                     break
+        self.range_of_tensor = integer_ops.spread(self.model, self.range_of_tensor)
+        weights = {place["tensor"] for place in self.placed}
+        self.not_integer |= integer_ops.not_integer(self.model, self.range_of_tensor, weights)
         for name, values in float_tensors(self.path, inputs):
             self.range_of_tensor.setdefault(name, (float(values.min(initial=0.0)), float(values.max(initial=0.0))))
 
@@ -161,19 +168,23 @@ class _Source:
             self._order_weight(work, place, format_)
         result = work.quantize(calibration_result=self._calibration(format_), enable_progress_report=False)
         part = path.with_name(path.name + PART)
-        part.write_bytes(result.quantized_model)
+        part.write_bytes(
+            _settled(result.quantized_model) if format_.activations == "static" else result.quantized_model
+        )
         os.replace(part, path)
         return self._read_back(path, format_)
 
     def _order_weight(self, work: quantizer.Quantizer, place: dict[str, Any], format_: Format) -> None:
-        scope, name = f"^{re.escape(place['scope'])}$", place["op"]
+        scope, name, width = f"^{re.escape(place['scope'])}$", place["op"], _width(place, format_)
         if name == _Op.GATHER:
             # The runtime looks up integer rows only where they stay integer, so this op alone is static.
-            work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=place["bits"])
+            work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=width)
         elif format_.activations == "float":
-            work.add_weight_only_config(scope, name, num_bits=place["bits"])
-        elif format_.activations == "dynamic" or place["scope"] in self._scopes_in_loops():
-            work.add_dynamic_config(scope, name, num_bits=place["bits"])
+            work.add_weight_only_config(scope, name, num_bits=width)
+        elif format_.activations == "dynamic" or place["scope"] in self.not_integer:
+            work.add_dynamic_config(scope, name, num_bits=width)
+        elif width < 8:
+            work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=width)
 
     def _scopes_in_loops(self) -> set[str]:
         """Ops in the body of a loop. They have no static ranges: the values of a turn can't be read from outside."""
@@ -181,10 +192,10 @@ class _Source:
         return {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph in graphs for op in graph.operators}
 
     def _leave_float(self, work: quantizer.Quantizer, io: str) -> None:
-        """Takes out of a static file the weights without a grid, the bodies of loops, and its ends for float io."""
+        """Takes out of a static file the weights without a grid, what is not integer, and its ends for float io."""
         placed = {place["scope"] for place in self.placed}
         scopes = {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph, op, *_ in self._weighted_ops()}
-        for scope in (scopes - placed) | self._scopes_in_loops():
+        for scope in (scopes - placed) | self.not_integer:
             rule = f"^{re.escape(scope)}$"
             work.update_quantization_recipe(rule, _Op.ALL_SUPPORTED, None, quantizer.AlgorithmName.NO_QUANTIZE)
         if io == "float":
@@ -200,7 +211,7 @@ class _Source:
             for name, (low, high) in self.range_of_tensor.items():
                 known[name] = {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)}
         for place in self.placed:
-            limit = 2 ** (place["bits"] - 1) - 1
+            limit = 2 ** (_width(place, format_) - 1) - 1
             if place["op"] == _Op.GATHER:
                 # Asymmetric: -128..127 steps make the zero point 0. Rows come out on the grid of the table.
                 grid = {"min": -(limit + 1) * place["scale"], "max": limit * place["scale"]}
@@ -226,7 +237,15 @@ class _Source:
                 ranges[known] = found[0]
         exact = {p["grid"]: _holds(written, tensors, p, self.codes[p["grid"]]) for p in self.placed}
         missing = [name for name in self.codes if name not in exact]
-        return {"ranges": ranges, "grids": exact if format_.quantized else {}, "missing": missing}
+        is_static = format_.activations == "static"
+        dynamic = {p["grid"] for p in self.placed if p["scope"] in self.not_integer and p["op"] != _Op.GATHER}
+        return {
+            "ranges": ranges,
+            "grids": exact if format_.quantized else {},
+            "missing": missing,
+            "dynamic": sorted(dynamic) if is_static else [],
+            "float_ops": integer_ops.float_ops(written) if is_static else {},
+        }
 
 
 def _channel_scale(channels: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
@@ -292,22 +311,34 @@ def _cast_to_float16(work: quantizer.Quantizer) -> None:
     work.update_quantization_recipe(".*", _Op.ALL_SUPPORTED, config, quantizer.AlgorithmName.FLOAT_CASTING)
 
 
+def _settled(content: bytes) -> bytes:
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    integer_ops.settle(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def _holds(written: Any, tensors: dict[str, Any], place: dict[str, Any], codes: np.ndarray) -> bool:
     """Says whether the file's buffer holds exactly the trained codes, up to the sign of a channel."""
     tensor = tensors.get(place["tensor"])
-    if tensor is None or tensor.quantization is None or tensor.quantization.scale is None:
+    if tensor is None or tensor.quantization is None or tensor.type not in _STORED_BITS:
         return False
-    stored = stored_codes(written, tensor, place["bits"])
+    stored = stored_codes(written, tensor, _STORED_BITS[tensor.type])
     channels = _channels(stored, _WEIGHTED[place["op"]][1])
     sign = np.where((channels.astype(int) * codes).sum(axis=1, keepdims=True) < 0, -1, 1)
     return bool(np.array_equal(channels * sign, codes))
 
 
+def _width(place: dict[str, Any], format_: Format) -> int:
+    """Returns the bits that a weight's code takes in the file.
+
+    There is no type of one bit, and two bits have dynamic kernels alone. Codes of fewer bits fit into more.
+    """
+    return max(place["bits"], 2 if format_.activations == "dynamic" else 4)
+
+
 def stored_codes(model: Any, tensor: Any, bits: int) -> np.ndarray:
-    """Returns the integer codes in a tensor's buffer; two 4-bit codes lie in a byte, the low half first."""
+    """Returns the integer codes in a tensor's buffer; several small codes lie in a byte, the lowest bits first."""
     raw = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int8)
     shape = tuple(tensor.shape)
-    if bits == 8:
-        return raw.reshape(shape)
-    low, high = (raw << 4).astype(np.int8) >> 4, raw >> 4
-    return np.stack([low, high], axis=1).reshape(-1)[: int(np.prod(shape))].reshape(shape)
+    parts = [(raw << (8 - bits - start)).astype(np.int8) >> (8 - bits) for start in range(0, 8, bits)]
+    return np.stack(parts, axis=1).reshape(-1)[: int(np.prod(shape))].reshape(shape)

@@ -8,6 +8,7 @@ Fake quantization must only be used inside a `Layer.call`: on symbolic tensors K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -20,17 +21,26 @@ Kernels = Literal["xnnpack", "builtin"]
 SMALLEST_BOUND = 1e-9
 
 
+# Of ternary weights: those nearer to zero than this share of the mean size count as zeros (Li et al., 2016, section 3).
+_TERNARY_THRESHOLD = 0.7
+
+
 def largest_code(bits: int) -> int:
-    """Returns the largest code of a symmetric signed grid: 127 for 8 bits, 7 for 4 bits."""
-    return 2 ** (bits - 1) - 1
+    """Returns the largest code of a symmetric signed grid: 127 for 8 bits, 7 for 4 bits, 1 for 2 bits and for 1 bit."""
+    return max(2 ** (bits - 1) - 1, 1)
 
 
 def symmetric_scale(weights: Any, bits: int, axes: Sequence[int]) -> Any:
-    """Returns the per-channel min-max scale of a weight (Krishnamoorthi, 2018, section 2.2).
+    """Returns the per-channel scale of a weight that follows from the weight itself.
+
+    With 8 and 4 bits the largest weight has the largest code (Krishnamoorthi, 2018, section 2.2). With fewer that would
+    round nearly all others to zero: the scale of ternary weights is the mean size of those beyond 0.7 times the mean
+    size (Li et al., "Ternary Weight Networks", 2016), that of binary ones the mean size (Rastegari et al., "XNOR-Net",
+    2016): both are the scales of least squared error.
 
     Args:
         weights: Weights of any rank.
-        bits: Bits of a code.
+        bits: Bits of a code; 2 is ternary, 1 binary.
         axes: The channel axes, which keep their size; all others are reduced.
 
     Returns:
@@ -38,19 +48,27 @@ def symmetric_scale(weights: Any, bits: int, axes: Sequence[int]) -> Any:
     """
     kept = {axis % len(weights.shape) for axis in axes}
     reduced = tuple(axis for axis in range(len(weights.shape)) if axis not in kept)
-    high, low = ops.max(weights, axis=reduced, keepdims=True), ops.min(weights, axis=reduced, keepdims=True)
-    bound = ops.maximum(high, -low)
-    return ops.maximum(bound, SMALLEST_BOUND) / largest_code(bits)
+    if bits > 2:
+        high, low = ops.max(weights, axis=reduced, keepdims=True), ops.min(weights, axis=reduced, keepdims=True)
+        bound = ops.maximum(high, -low)
+        return ops.maximum(bound, SMALLEST_BOUND) / largest_code(bits)
+    sizes = ops.abs(weights)
+    scale = ops.mean(sizes, axis=reduced, keepdims=True)
+    if bits == 2:
+        large = ops.cast(sizes > _TERNARY_THRESHOLD * scale, sizes.dtype)
+        count = ops.sum(large, axis=reduced, keepdims=True)
+        scale = ops.sum(sizes * large, axis=reduced, keepdims=True) / ops.maximum(count, 1.0)
+    return ops.maximum(scale, SMALLEST_BOUND)
 
 
 def weight_codes(weights: Any, scale: Any, bits: int) -> Any:
-    """Returns the signed integer codes of weights, as floats: `clip(round(weights / scale))`."""
+    """Returns the signed integer codes of weights, as floats: `clip(round(weights / scale))`, of 1 bit the sign."""
     limit = largest_code(bits)
-    return ops.clip(ops.round(weights / scale), -limit, limit)
+    return _nearest_code(bits)(ops.clip(weights / scale, -limit, limit))
 
 
 def fake_quantize_weights(weights: Any, scale: Any, bits: int, *, clips: bool = True) -> Any:
-    """Returns weights on the grid of `scale`: what the file dequantizes to. Zero stays zero.
+    """Returns weights on the grid of `scale`: what the file dequantizes to. Zero stays zero, but with 1 bit.
 
     Gradients pass to weights within the grid and stop for those that it clips.
 
@@ -58,10 +76,56 @@ def fake_quantize_weights(weights: Any, scale: Any, bits: int, *, clips: bool = 
         weights: Weights of any rank.
         scale: Positive scales that broadcast against `weights`; constants to the gradient.
         bits: Bits of a code.
-        clips: `False` if the scale is the weights' own min-max, so that none lies outside: that saves time.
+        clips: `False` if the scale follows the weights: then gradients pass to all of them. Where it is their min-max
+            none lies outside, and not clipping saves time.
     """
-    limit = largest_code(bits)
-    return _on_grid(weights, scale, -limit, limit) if clips else _on_grid(weights, scale)
+    limit, nearest = largest_code(bits), _nearest_code(bits)
+    if not clips and bits > 2:
+        return _on_grid(weights, scale)
+    return _on_grid(weights, scale, -limit, limit, nearest=nearest, stops_outside=clips)
+
+
+def learned_fake_quantize_weights(weights: Any, scale: Any, bits: int) -> Any:
+    """Returns weights on the grid of `scale`, with a gradient for the scale: learned step size quantization.
+
+    A weight within the grid changes with the scale by its rounding error, one beyond it by the largest code. The
+    gradient of a scale is divided by the root of the number of its weights times the largest code, so that scale and
+    weights move at the same pace (Esser et al., "Learned Step Size Quantization", 2020).
+
+    Args:
+        weights: Weights of any rank.
+        scale: Positive scales that broadcast against `weights`.
+        bits: Bits of a code.
+    """
+    limit, nearest = largest_code(bits), _nearest_code(bits)
+    shared = tuple(i for i, (a, b) in enumerate(zip(weights.shape, scale.shape, strict=True)) if a != b)
+    members = math.prod(weights.shape) / math.prod(scale.shape)
+    pace = 1.0 / math.sqrt(members * limit)
+
+    @ops.custom_gradient
+    def rounded(weights: Any, scale: Any) -> tuple[Any, Any]:
+        steps = weights / scale
+        clipped = ops.clip(steps, -limit, limit)
+        codes = nearest(clipped)
+
+        def gradient(*upstreams: Any, upstream: Any = None) -> tuple[Any, Any]:
+            (given,) = upstreams if upstream is None else (upstream,)
+            inside = ops.cast(ops.abs(steps) <= limit + 0.5, given.dtype)
+            to_scale = given * (codes - inside * steps)
+            return given * inside, pace * ops.sum(to_scale, axis=shared, keepdims=True)
+
+        return codes * scale, gradient
+
+    return rounded(weights, scale)
+
+
+def _nearest_code(bits: int) -> Callable[[Any], Any]:
+    return _sign if bits == 1 else ops.round
+
+
+def _sign(values: Any) -> Any:
+    """The nearer of -1 and 1; of zero, 1: a binary weight has no code for zero."""
+    return ops.where(values >= 0, 1.0, -1.0)
 
 
 def dynamic_fake_quantize(
@@ -149,6 +213,40 @@ def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
         zero_point: The code of zero, -128..127, a scalar.
     """
     return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
+
+
+def learned_static_fake_quantize(inputs: Any, low: Any, high: Any) -> Any:
+    """Returns inputs on the 8-bit grid of a range, with gradients for its ends.
+
+    A value beyond an end moves with that end (PACT, Choi et al., 2018); one within moves by its rounding error with the
+    scale (Esser et al., 2020), which both ends stretch. Without the latter a range that clips nothing would stay wide.
+    As with weights, the gradient is divided by the root of the number of values times the number of steps.
+
+    Args:
+        inputs: Any tensor.
+        low: The least value, a scalar of at most 0.
+        high: The largest value, a scalar of at least 0.
+    """
+
+    @ops.custom_gradient
+    def rounded(inputs: Any, low: Any, high: Any) -> tuple[Any, Any]:
+        scale, zero_point = static_parameters(low, high)
+        steps = inputs / scale
+        codes = ops.clip(ops.round(steps), -128.0 - zero_point, 127.0 - zero_point)
+        pace = 1.0 / ops.sqrt(255.0 * ops.cast(ops.size(inputs), "float32"))
+
+        def gradient(*upstreams: Any, upstream: Any = None) -> tuple[Any, Any, Any]:
+            (given,) = upstreams if upstream is None else (upstream,)
+            below = ops.cast(steps < -128.5 - zero_point, given.dtype)
+            above = ops.cast(steps > 127.5 - zero_point, given.dtype)
+            inside = 1.0 - below - above
+            stretch = inside * (codes - steps) / 255.0
+            to_low, to_high = ops.sum(given * (below - stretch)), ops.sum(given * (above + stretch))
+            return given * inside, pace * to_low, pace * to_high
+
+        return codes * scale, gradient
+
+    return rounded(inputs, low, high)
 
 
 def static_parameters(low: Any, high: Any) -> tuple[Any, Any]:

@@ -74,8 +74,10 @@ def test_a_file_holds_and_returns_what_was_simulated(name, bits, tmp_path):
                 assert difference.mean() <= 1.5 * np.abs(answer - real).mean()
             elif format_.activations == "static":
                 step = step_of_outputs(deployed.simulation) * 1.001
-                assert difference.mean() <= 0.15 * step and difference.max() <= 3 * step
-                assert name in RECURRENT or (difference > 0.5 * step).mean() <= 0.12
+                # The file's biases are multiples of input step times weight step, and that is large with 4 bits.
+                share = 0.15 if bits == 8 else 0.5
+                assert difference.mean() <= share * step and difference.max() <= 3 * step
+                assert name in RECURRENT or (difference > 0.5 * step).mean() <= share
             elif name in RECURRENT and format_.activations == "dynamic":
                 assert difference.mean() < 0.6 * np.abs(real - answer).mean() + 1e-4
             else:
