@@ -37,6 +37,9 @@ _TARGET_SHARE = 0.95
 
 Figures = dict[str, Any]
 
+NO_CHOICE: Mapping[str, Any] = {}
+"""The runtime as it comes: one thread, with XNNPACK."""
+
 
 def measure(
     path: Path,
@@ -46,6 +49,7 @@ def measure(
     like: keras.Model,
     reference: Evaluation | None,
     metric: Metric,
+    runtime: Mapping[str, Any] = NO_CHOICE,
 ) -> tuple[Figures, Evaluation]:
     """Measures a file, all but its latency. Nothing is changed.
 
@@ -56,6 +60,7 @@ def measure(
         like: The compiled model whose loss and metrics count.
         reference: What the float file answered on the same samples; `None` for the float file itself.
         metric: The metric that decides.
+        runtime: Threads and delegate, as `Target.runtime` gives them.
 
     Returns:
         The figures under the record's names, and the file's answers.
@@ -63,7 +68,7 @@ def measure(
     Raises:
         ConversionError: The file does not run.
     """
-    answers = evaluate_file(path, split, like=like)
+    answers = evaluate_file(path, split, like=like, **runtime)
     simulated = evaluate_model(simulation, split, like=like)
     facts = inspect_file(path)
     figures: Figures = {
@@ -89,19 +94,20 @@ def file_inputs(model: keras.Model, x: Any) -> Any:
     return leaves[0] if len(leaves) == 1 else dict(zip(input_names(model), leaves, strict=True))
 
 
-def try_out(path: Path, split: Split, model: keras.Model) -> None:
+def try_out(path: Path, split: Split, model: keras.Model, runtime: Mapping[str, Any] = NO_CHOICE) -> None:
     """Runs a file for the first time, in a child process.
 
     Args:
         path: The file.
         split: Where samples come from.
         model: The model that the file was made from.
+        runtime: Threads and delegate, as `Target.runtime` gives them.
 
     Raises:
         ConversionError: It crashes, hangs, or answers with what is no number: some kernels read outside their buffers.
     """
     x, _, _ = split.sample(_FIRST_SAMPLES).arrays()
-    answers = first_run(path, file_inputs(model, x))
+    answers = first_run(path, file_inputs(model, x), **runtime)
     if not all(np.all(np.isfinite(part)) for part in keras.tree.flatten(answers) if part.dtype.kind == "f"):
         raise ConversionError(
             f"{path.name} computes garbage.",

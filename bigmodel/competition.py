@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Competition:
         models: Writes the simulations; its model's loss and metrics count.
         metric: The metric that decides.
         stages: Shows what goes on.
+        runtime: Threads and delegate of the files, as `Target.runtime` gives them.
     """
 
     journal: Journal
@@ -43,6 +44,7 @@ class Competition:
     models: ModelFiles
     metric: Metric
     stages: Stages
+    runtime: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         self.rows: list[Figures] = []
@@ -108,10 +110,16 @@ class Competition:
             if isinstance(made, ConversionError):
                 raise made
             path = made.written.path
-            try_out(path, self.split, self.models.model)
+            try_out(path, self.split, self.models.model, self.runtime)
             reference = self.reference
             figures, answers = measure(
-                path, made.simulation, self.split, like=self.models.model, reference=reference, metric=self.metric
+                path,
+                made.simulation,
+                self.split,
+                like=self.models.model,
+                reference=reference,
+                metric=self.metric,
+                runtime=self.runtime,
             )
             if reference is None:  # this is the float file: all others are compared with what it answered
                 self._reference = answers
@@ -132,7 +140,7 @@ class Competition:
         """What the float file answered; `None` while it is being made."""
         if self._reference is None and self.baseline:
             path = self.journal.path(self.baseline["path"])
-            self._reference = evaluate_file(path, self.split, like=self.models.model)
+            self._reference = evaluate_file(path, self.split, like=self.models.model, **self.runtime)
         return self._reference
 
     def decide(self, target: Target) -> Choice:
@@ -167,7 +175,7 @@ class Competition:
     def _race(self, rows: Sequence[Figures]) -> Figures:
         x, _, _ = self.split.sample(1).arrays()
         sample = file_inputs(self.models.model, x)  # its sizes stand for those that the files leave free
-        times = measure_latency([self.journal.path(row["path"]) for row in rows], sample=sample)
+        times = measure_latency([self.journal.path(row["path"]) for row in rows], sample=sample, **self.runtime)
         return {
             row["name"]: {"latency_ms": time.median_ms, "latency_p95_ms": time.p95_ms}
             for row, time in zip(rows, times, strict=True)

@@ -82,11 +82,17 @@ class Conclusion:
         baseline, reference = measure(
             self.journal.path(self.competition.baseline["path"]),
             self.models.load(self.journal.path("candidates", "baseline.keras")), split,
-            like=self.model, reference=None, metric=self.competition.metric,
+            like=self.model, reference=None, metric=self.competition.metric, runtime=self.plan.target.runtime,
         )  # fmt: skip
         simulation = self.models.load(self.journal.path("model.keras"))
         final, answers = measure(
-            path, simulation, split, like=self.model, reference=reference, metric=self.competition.metric
+            path,
+            simulation,
+            split,
+            like=self.model,
+            reference=reference,
+            metric=self.competition.metric,
+            runtime=self.plan.target.runtime,
         )
         return {
             "split": split.name,
@@ -109,7 +115,7 @@ class Conclusion:
                 "quantized_weights_exact": not chosen["not_in_file"],
             },
             candidates=[{**row, "path": row["path"] if self.keeps_files else None} for row in self.competition.rows],
-            environment=environment(),
+            environment={**environment(), **target.runtime},
             seed=self.seed,
             seconds=self.journal.seconds,
             higher_is_better=self.competition.metric.higher_is_better,

@@ -46,8 +46,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": keras.distribution.list_devices(),
-        "delegate": "xnnpack",
-        "threads": 1,
     }
 
 

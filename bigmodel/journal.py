@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bigmodel.errors import DirectoryError
 
 _LOG = "log.jsonl"
+_LOCK = ".lock"
 _START = b'{"identity": '
 _FOLDERS = ("candidates", "checkpoints")
 
@@ -74,6 +78,32 @@ class Journal:
         return self.directory.joinpath(*parts)
 
 
+@contextlib.contextmanager
+def alone(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other runs out of a directory, as long as the context lasts and this process lives.
+
+    Raises:
+        DirectoryError: Another run is at work there, or the directory can't be used.
+    """
+    directory = Path(directory)
+    _check_directory(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DirectoryError(
+            "Another run is at work in the directory.",
+            received=str(directory),
+            expected="a directory that no other process uses",
+            fix="Wait until the other run has ended, or pass another directory.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_whole(path: Path, save: Callable[[Path], Any]) -> Path:
     """Writes a file whole or not at all: `save` gets a path beside it, which then takes its place.
 
@@ -98,7 +128,7 @@ def digest(*parts: Any) -> str:
 def _check_directory(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         problem, received = "The directory can't be used.", f"{directory}, which is a file"
-    elif directory.exists() and any(directory.iterdir()) and not (directory / _LOG).is_file():
+    elif directory.exists() and _has_files(directory) and not (directory / _LOG).is_file():
         problem, received = "The directory holds other files.", f"{directory} without {_LOG}"
     else:
         return
@@ -108,6 +138,10 @@ def _check_directory(directory: Path) -> None:
         expected="a new or empty directory, or the one of a run to go on with",
         fix="Pass another directory.",
     )
+
+
+def _has_files(directory: Path) -> bool:
+    return any(path.name != _LOCK for path in directory.iterdir())
 
 
 def _other_run(directory: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> DirectoryError:

@@ -27,7 +27,7 @@ from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import identity_of
-from bigmodel.journal import Journal
+from bigmodel.journal import Journal, alone
 from bigmodel.model_files import ModelFiles
 from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
@@ -98,7 +98,7 @@ def compress_and_tune(
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
     keeps_files = directory is not None
-    with own_parts_of(model), without_tracing_warnings(), _place(directory) as place:
+    with own_parts_of(model), without_tracing_warnings(), _place(directory) as place, alone(place):
         ready = prepare(model, data, seed=seed, batch_size=plan.train.batch_size)
         compiled, splits = ready.model, ready.data
         journal = Journal(place, identity_of(compiled, ready.given, plan.to_dict(), seed))
@@ -141,7 +141,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.metric = primary_metric(self.model)
         self.judged = _judged(self.data.validation or self.data.train, self.seed)
-        self.competition = Competition(self.journal, self.judged, self.models, self.metric, self.stages)
+        self.competition = Competition(
+            self.journal, self.judged, self.models, self.metric, self.stages, self.plan.target.runtime
+        )
         self.steps: list[Figures] = []
         self.skipped: dict[tuple[str, str, str], Figures] = {}
 
@@ -185,7 +187,7 @@ class _Run:
         for config, formats in self.plan.quantized_formats().items():
             weights = dataclasses.replace(config, activations="float")
             is_ordered = isinstance(self.plan.quantize, QuantizeConfig)
-            if not self._is_possible(partial(quantize_post_training, self.model, None, weights), is_ordered):
+            if not self._is_possible(partial(simulated, self.model, weights), is_ordered):
                 continue
             if config.method != "post_training":
                 trains = self._is_possible(partial(check_training, self.model), config.method == "aware")
@@ -311,12 +313,32 @@ class _Run:
         for config, formats in self.quantized_formats.items():
             rows: list[Figures] = []
             if config.method != "aware":
-                simulation, skipped = quantize_post_training(network, self.data, _weights_of(config))
-                self._skip(skipped)
-                rows = self._deployed(simulation, done, formats)
+                rows = self._deployed(self._post_trained(network, config, done), done, formats)
             if config.method != "post_training" and not any(self._within(row) for row in rows):
                 simulation = self._aware(network, config, done)
                 self._deployed(simulation, (*done, "aware"), formats)
+
+    def _post_trained(self, network: keras.Model, config: QuantizeConfig, done: tuple[str, ...]) -> keras.Model:
+        """Quantizes without training: the same again in a run that goes on, so nothing but its account is kept."""
+        with self.stages.stage(f"post-training quantization, {config.bits} bits") as stage:
+            started = time.perf_counter()
+            made = quantize_post_training(network, self.data, _weights_of(config))
+            name = "-".join([*done, f"post_training_int{config.bits}"])
+            told = self.journal.recall(f"step {name}") or self.journal.write(
+                f"step {name}",
+                {
+                    "name": name,
+                    "seconds": time.perf_counter() - started,
+                    "metric_before": evaluate_model(network, self.judged, like=self.model).metric,
+                    "metric_after": evaluate_model(made.simulation, self.judged, like=self.model).metric,
+                    "bits": config.bits,
+                    **made.chosen,
+                },
+            )
+            stage.outcome = f"{self.metric.name} {told['metric_before']:.4f} -> {told['metric_after']:.4f}"
+        self.steps.append(told)
+        self._skip(made.skipped)
+        return made.simulation
 
     def _aware(self, network: keras.Model, config: QuantizeConfig, done: tuple[str, ...]) -> keras.Model:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
 from bigmodel.errors import DirectoryError
-from bigmodel.journal import Journal, digest, write_whole
+from bigmodel.journal import Journal, alone, digest, write_whole
 
 RUN = {"model": "a", "train": {"epochs": 5, "patience": 3}, "seed": 0}
 
@@ -117,3 +121,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_digest_tells_bytes_apart():
     assert digest(b"a") == digest(b"a") != digest(b"b")
+
+
+def test_two_runs_are_not_at_work_in_one_directory(tmp_path, python):
+    code = f"""
+    from bigmodel.errors import DirectoryError
+    from bigmodel.journal import alone
+    try:
+        with alone({str(tmp_path)!r}):
+            print("alone")
+    except DirectoryError as error:
+        print(error.problem)
+    """
+    with alone(tmp_path):
+        assert python(textwrap.dedent(code)).splitlines()[-1] == "Another run is at work in the directory."
+        Journal(tmp_path, RUN)  # the lock is no other file
+    assert python(textwrap.dedent(code)).splitlines()[-1] == "alone"
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = f"""
+import os, signal
+from bigmodel.journal import alone
+with alone({str(tmp_path)!r}):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with alone(tmp_path):
+        Journal(tmp_path, RUN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from bigmodel.config.base import Config
 from bigmodel.errors import ArgumentError, describe
@@ -28,6 +28,8 @@ class Target(Config):
         latency_ms: Most median milliseconds of one warm call of batch size 1; `None`: no bound.
         optimize: What ranks the files within the bounds. "balanced": those at most 1.1x the float file's latency
             come first, then the smallest raw file. "size" and "latency" rank by that alone.
+        threads: CPU threads of the runtime that the files are measured on.
+        delegate: Who runs their kernels there: "xnnpack", or `None` for the runtime's own.
 
     Raises:
         ArgumentError: A value is out of range.
@@ -41,6 +43,8 @@ class Target(Config):
     size: int | str | None = None
     latency_ms: float | None = None
     optimize: Optimize = "balanced"
+    threads: int = 1
+    delegate: Literal["xnnpack"] | None = "xnnpack"
 
     def __post_init__(self) -> None:
         self._check_number("max_drop", 0, math.inf)
@@ -48,6 +52,13 @@ class Target(Config):
         self._check_number("size", 1, math.inf, whole=True, optional=True)
         self._check_number("latency_ms", 1e-9, math.inf, optional=True)
         self._check_choice("optimize", ("balanced", "size", "latency"))
+        self._check_number("threads", 1, math.inf, whole=True)
+        self._check_choice("delegate", ("xnnpack", None))
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """Threads and delegate, as the functions that run a file take them."""
+        return {"threads": self.threads, "delegate": self.delegate}
 
 
 def size_bytes(size: object, name: str) -> object:

@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel.errors import ArgumentError, DataError
 from bigmodel.evaluation.metric import compiled_with, primary_metric
 from bigmodel.evaluation.outputs import Kind, class_accuracy, join, kind_of, per_sample
-from bigmodel.litert import LiteModel
+from bigmodel.litert import Delegate, LiteModel
 
 if TYPE_CHECKING:
     from bigmodel.data import Split
@@ -66,7 +66,13 @@ def evaluate_model(
 
 
 def evaluate_file(
-    path: str | os.PathLike[str], split: Split, *, like: keras.Model, threads: int = 1, batch_size: int = 128
+    path: str | os.PathLike[str],
+    split: Split,
+    *,
+    like: keras.Model,
+    threads: int = 1,
+    delegate: Delegate = "xnnpack",
+    batch_size: int = 128,
 ) -> Evaluation:
     """Evaluates a .tflite file on all samples of a split, by the loss and metrics of a Keras model. Nothing is changed.
 
@@ -77,6 +83,7 @@ def evaluate_file(
         split: The samples, with labels.
         like: The compiled model that the file was made from, or one with the same inputs and outputs.
         threads: CPU threads of the runtime.
+        delegate: "xnnpack", or `None` for the built-in kernels.
         batch_size: Samples per call of the runtime.
 
     Raises:
@@ -85,7 +92,7 @@ def evaluate_file(
         ModelError: The model is not compiled.
         DataError: The split has no labels, is empty, or does not fit the file.
     """
-    file = LiteModel(path, threads=threads)
+    file = LiteModel(path, threads=threads, delegate=delegate)
     structure: list[Any] = []
 
     def predict(x: Any) -> Any:

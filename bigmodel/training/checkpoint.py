@@ -17,6 +17,17 @@ from bigmodel.training.selection import BestWeights
 _VERSION = 1
 
 
+def path_of(prefix: str | os.PathLike[str]) -> Path:
+    """Returns the file of a checkpoint, from its path without the ending."""
+    return Path(f"{os.fspath(prefix)}.npz")
+
+
+def run_of(prefix: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what the run was told to be that wrote a checkpoint; an empty dict where there is none."""
+    path = path_of(prefix)
+    return _read(path)[0].get("run", {}) if path.exists() else {}
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Writes all that training depends on at the end of each epoch, into one file that is replaced as a whole.
 
@@ -40,7 +51,7 @@ class Checkpoint(keras.callbacks.Callback):
         callbacks: Iterable[keras.callbacks.Callback],
     ) -> None:
         super().__init__()
-        self.path = Path(f"{os.fspath(prefix)}.npz")
+        self.path = path_of(prefix)
         self.run = json.loads(json.dumps(run))
         self.best = best
         self.stateful = [c for c in callbacks if hasattr(c, "get_state") and hasattr(c, "set_state")]

@@ -55,25 +55,27 @@ class Compilation:
             )
         return cls(model.get_compile_config(), True, decayed)
 
-    def apply(self, model: keras.Model, *, learning_rate: Any = None) -> None:
+    def apply(self, model: keras.Model, *, learning_rate: Any = None, parts: int = 1, jit: bool | None = None) -> None:
         """Compiles a model with the settings, and with fresh optimizer and metric objects.
 
         Args:
             model: The model; what it was compiled with is replaced.
             learning_rate: A number or schedule in place of the optimizer's own.
+            parts: Steps whose gradients make one update, in place of one.
+            jit: Whether XLA compiles the steps; `None`: as in the settings.
         """
         if self.is_custom:
             model.compile_from_config(self.settings)
-            if learning_rate is not None:
-                model.optimizer = fresh_optimizer(model.optimizer, learning_rate=learning_rate)
+            if learning_rate is not None or parts > 1:
+                model.optimizer = fresh_optimizer(model.optimizer, learning_rate=learning_rate, parts=parts)
         else:
             optimizer = self.settings["optimizer"]
             fresh = {
-                "optimizer": optimizer and fresh_optimizer(optimizer, learning_rate=learning_rate),
+                "optimizer": optimizer and fresh_optimizer(optimizer, learning_rate=learning_rate, parts=parts),
                 "metrics": keras.tree.map_structure(fresh_metric, self.settings["metrics"]),
                 "weighted_metrics": keras.tree.map_structure(fresh_metric, self.settings["weighted_metrics"]),
             }
-            model.compile(**{**self.settings, **fresh})
+            model.compile(**{**self.settings, **fresh, **({} if jit is None else {"jit_compile": jit})})
         variables = model.trainable_variables
         if model.optimizer is not None and len(variables) == len(self.decayed):
             excluded = [v for v, decays in zip(variables, self.decayed, strict=True) if not decays]
@@ -106,10 +108,16 @@ def compile_like(model: keras.Model, reference: keras.Model, *, learning_rate: A
     Compilation.of(reference).apply(model, learning_rate=learning_rate)
 
 
-def fresh_optimizer(optimizer: Any, *, learning_rate: Any = None) -> Any:
-    """Makes an optimizer of the same class and configuration without state. The given one is not changed."""
+def fresh_optimizer(optimizer: Any, *, learning_rate: Any = None, parts: int = 1) -> Any:
+    """Makes an optimizer of the same class and configuration without state. The given one is not changed.
+
+    Args:
+        optimizer: The optimizer.
+        learning_rate: A number or schedule in place of its own.
+        parts: Steps whose gradients make one update, where its own take one.
+    """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = fresh_optimizer(optimizer.inner_optimizer, learning_rate=learning_rate)
+        inner = fresh_optimizer(optimizer.inner_optimizer, learning_rate=learning_rate, parts=parts)
         config = optimizer.get_config()
         names = ("initial_scale", "dynamic_growth_steps")
         return keras.optimizers.LossScaleOptimizer(inner, **{name: config[name] for name in names})
@@ -118,6 +126,8 @@ def fresh_optimizer(optimizer: Any, *, learning_rate: Any = None) -> Any:
         config["learning_rate"] = learning_rate
     elif _schedule(optimizer) is not None:
         config["learning_rate"] = _schedule(optimizer)  # A schedule has no state: one of any class can be shared.
+    if parts > 1:
+        config["gradient_accumulation_steps"] = parts * (config["gradient_accumulation_steps"] or 1)
     return type(optimizer).from_config(config)
 
 

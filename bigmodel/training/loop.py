@@ -16,9 +16,11 @@ import numpy as np
 from bigmodel.config import TrainConfig
 from bigmodel.data import Data
 from bigmodel.evaluation.metric import primary_metric
-from bigmodel.training.checkpoint import Checkpoint
+from bigmodel.training.acceleration import choose_xla
+from bigmodel.training.checkpoint import Checkpoint, path_of, run_of
 from bigmodel.training.compilation import Compilation, peak_learning_rate
 from bigmodel.training.distillation import distilling
+from bigmodel.training.memory import in_parts, is_out_of_memory, share_gpus
 from bigmodel.training.placement import placed, resolve_precision
 from bigmodel.training.rates import SHARE_OF_COMPILED, cosine_by_epoch, warmup_cosine
 from bigmodel.training.selection import BestWeights
@@ -125,8 +127,12 @@ class _Run:
         self.epochs, self.seed, self.peak = epochs, seed, peak
         self.compilation = Compilation.of(model)
         self.clock = _Clock()
-        self.batches = data.train.batches(config.batch_size, shuffle=True, seed=seed, epoch=lambda: self.clock.epoch)
+        self.whole = self.batches = data.train.batches(
+            config.batch_size, shuffle=True, seed=seed, epoch=lambda: self.clock.epoch
+        )
         self.validation = data.validation and data.validation.batches(config.batch_size)
+        self.parts = 1  # of a batch that go through one after the other, where a whole one does not fit the memory
+        self.xla: bool | None = None
         self.notes: list[str] = []
 
     def train(
@@ -138,21 +144,65 @@ class _Run:
         verbose: int,
     ) -> TrainingResult:
         started = time.perf_counter()
-        precision = resolve_precision(self.config.precision)
-        try:
-            with placed(self.model, precision=precision, strategy=self.config.strategy) as trainee:
-                self._describe(precision, teacher)
-                by_epoch = self._compile(trainee)
-                seed_random_layers(trainee, self.seed)
-                with contextlib.nullcontext() if teacher is None else distilling(trainee, teacher, self._steps()):
-                    history = self._fit(trainee, [*callbacks, *by_epoch], checkpoint, verbose)
-        finally:
-            self.compilation.apply(self.model)
+        start = [np.asarray(variable) for variable in self.model.variables]
+        before = run_of(checkpoint) if checkpoint else {}
+        self._split(before.get("parts", 1))
+        while True:
+            try:
+                history = self._attempt(callbacks, before, teacher, checkpoint, verbose)
+                break
+            except Exception as error:  # TensorFlow and XLA raise different ones
+                if not is_out_of_memory(error):
+                    raise
+            self._split(2 * self.parts)
+            if checkpoint:  # the epochs before have accumulated nothing: they can't be gone on from in parts
+                path_of(checkpoint).unlink(missing_ok=True)
+            for variable, value in zip(self.model.variables, start, strict=True):
+                variable.assign(value)
+        if self.parts > 1:
+            self.notes.append(
+                f"a batch did not fit the memory: trained in {self.parts} parts with accumulated gradients"
+            )
         epochs = len(next(iter(history.values()), []))
         return TrainingResult(history, epochs, time.perf_counter() - started, tuple(self.notes))
 
+    def _attempt(
+        self,
+        callbacks: list[keras.callbacks.Callback],
+        before: dict[str, Any],
+        teacher: keras.Model | None,
+        checkpoint: str | os.PathLike[str] | None,
+        verbose: int,
+    ) -> dict[str, list[float]]:
+        self.notes = list(share_gpus())
+        precision = resolve_precision(self.config.precision)
+        try:
+            with placed(self.model, precision=precision, strategy=self.config.strategy) as trainee:
+                if self.config.strategy is None:  # the clock decided it, so that a run that goes on takes it over
+                    self.xla = before["xla"] if before else choose_xla(trainee, self.compilation, self.batches)
+                self._describe(precision, teacher)
+                by_epoch = self._compile(trainee)
+                seed_random_layers(trainee, self.seed)
+                steps = self._steps()
+                updates = steps and steps // self.parts
+                with contextlib.nullcontext() if teacher is None else distilling(trainee, teacher, updates):
+                    history = self._fit(trainee, [*callbacks, *by_epoch], checkpoint, verbose)
+        finally:
+            self.compilation.apply(self.model)
+        return history
+
+    def _split(self, parts: int) -> None:
+        if parts == self.parts:
+            return
+        self.parts = parts
+        train, validation = self.data.train, self.data.validation
+        self.batches = in_parts(self.whole, parts, train.size)
+        if validation is not None:
+            whole = validation.batches(self.config.batch_size)
+            self.validation = in_parts(whole, min(parts, validation.size or parts), validation.size)
+
     def _steps(self) -> int | None:
-        """Steps of the whole run; `None` where a stream does not know its length."""
+        """Steps of the whole run, parts counted; `None` where a stream does not know its length."""
         steps = int(self.batches.cardinality())
         return steps * self.epochs if steps >= 0 else None
 
@@ -162,7 +212,7 @@ class _Run:
         rate = warmup_cosine(self.peak, steps) if steps is not None and self.peak is not None else self.peak
         scope = self.config.strategy.scope() if self.config.strategy is not None else contextlib.nullcontext()
         with scope:
-            self.compilation.apply(trainee, learning_rate=rate)
+            self.compilation.apply(trainee, learning_rate=rate, parts=self.parts, jit=self.xla)
         if known or self.peak is None:
             return []
         return [keras.callbacks.LearningRateScheduler(cosine_by_epoch(self.peak, self.epochs))]
@@ -217,6 +267,8 @@ class _Run:
             "epochs": self.epochs,
             "batch_size": self.config.batch_size,
             "patience": self.config.patience,
+            "parts": self.parts,
+            "xla": self.xla,
             "seed": self.seed,
             "samples": self.data.train.size,
         }
@@ -226,6 +278,8 @@ class _Run:
             self.notes.append(f"trained in {precision}")
         if self.config.strategy is not None:
             self.notes.append(f"trained on {self.config.strategy.num_replicas_in_sync} replicas")
+        if self.xla is not None:
+            self.notes.append(f"trained {'with' if self.xla else 'without'} XLA, which was measured")
         if teacher is not None:
             self.notes.append(f"distilled from {teacher.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 
 import numpy as np
@@ -39,7 +40,7 @@ def conversions(monkeypatch, float_file):
 
     monkeypatch.setattr("bigmodel.pipeline.export_float", export)
     monkeypatch.setattr("bigmodel.pipeline.deploy", lambda s, orders, _: [made(s, f, p) for f, p in orders])
-    monkeypatch.setattr("bigmodel.candidates.first_run", lambda path, x: bm.LiteModel(path).predict(x))
+    monkeypatch.setattr("bigmodel.candidates.first_run", lambda path, x, **how: bm.LiteModel(path, **how).predict(x))
     return errors
 
 
@@ -119,3 +120,22 @@ def test_latencies_are_raced_once_and_kept(conversions, trained, digits, tmp_pat
     again = run(trained, digits, directory=tmp_path)
     assert again.report.candidates == first.report.candidates
     assert again.report.final == first.report.final and again.report.baseline == first.report.baseline
+
+
+def test_the_files_are_measured_on_the_runtime_that_the_caller_names(conversions, trained, digits, monkeypatch):
+    used = []
+    for module, name in (
+        ("candidates", "first_run"),
+        ("candidates", "evaluate_file"),
+        ("competition", "measure_latency"),
+    ):
+        work = getattr(importlib.import_module(f"bigmodel.{module}"), name)
+
+        def noted(*given, work=work, name=name, **how):
+            used.append((name, how["threads"], how["delegate"]))
+            return work(*given, **how)
+
+        monkeypatch.setattr(f"bigmodel.{module}.{name}", noted)
+    record = run(trained, digits, target=bm.Target(threads=2, delegate=None)).report
+    assert set(used) == {(name, 2, None) for name in ("first_run", "evaluate_file", "measure_latency")}
+    assert (record.environment["threads"], record.environment["delegate"]) == (2, None)
