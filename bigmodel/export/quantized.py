@@ -81,7 +81,7 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    return {"grids": {}, "missing": (), "ranges": {}}
+    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}}
 
 
 def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
@@ -91,4 +91,6 @@ def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
         exact=dict(answer["grids"]),
         missing=tuple(answer["missing"]),
         ranges={name: (float(scale), int(zero)) for name, (scale, zero) in answer["ranges"].items()},
+        dynamic=tuple(answer["dynamic"]),
+        float_ops=dict(answer["float_ops"]),
     )
