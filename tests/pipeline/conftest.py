@@ -29,20 +29,28 @@ def trained(digits) -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def killed_at(root, tmp_path_factory) -> Callable[..., bm.Result]:
+def job(root, trained, tmp_path_factory) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the job in a process, in a directory; it kills itself at the point that a text names."""
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    trained.save(path)
+
+    def start(directory: Path, where: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, Path(__file__).with_name("jobs.py"), path, directory, where]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def killed_at(job) -> Callable[..., bm.Result]:
     """Runs the job in a process that is killed at a point, then once more to its end, and returns the result."""
 
-    def run(where: str, model: keras.Model, directory: Path) -> bm.Result:
-        path = tmp_path_factory.mktemp("model") / "model.keras"
-        model.save(path)
+    def run(where: str, directory: Path) -> bm.Result:
         for point, status in ((where, -signal.SIGKILL), ("", 0)):
-            done = subprocess.run(
-                [sys.executable, Path(__file__).with_name("jobs.py"), path, directory, point],
-                env={**os.environ, "PYTHONPATH": str(root)},
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == status, done.stderr[-2000:]
+            process = job(directory, point)
+            _, told = process.communicate()
+            assert process.returncode == status, told[-2000:]
             assert (directory / "report.json").is_file() == (status == 0)
         return bm.load_result(directory)
 

@@ -164,7 +164,7 @@ def test_the_step_is_told_with_what_it_did(ordered):
 
 def test_a_run_that_was_killed_goes_on_and_ends_as_the_unbroken_one(ordered, trained, killed_at, tmp_path):
     """The same seed in another process, killed in the second epoch of pruning."""
-    again = killed_at("epoch 1 of prune", trained, tmp_path / "run")
+    again = killed_at("epoch 1 of prune", tmp_path / "run")
     assert again.litert_path.read_bytes() == ordered.litert_path.read_bytes()
     for row in ordered.report.candidates:
         assert (again.directory / row["path"]).read_bytes() == (ordered.directory / row["path"]).read_bytes()
