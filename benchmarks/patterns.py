@@ -87,7 +87,7 @@ def measure(folder: Path, seed: int, epochs: int) -> list[Row]:
     for number, (name, step) in enumerate(STEPS.items()):
         network_ = step(model, data, TrainConfig(epochs=epochs, batch_size=64), seed)
         path = export_float(network_, folder / f"{number}.tflite")
-        simulation, _ = quantize_post_training(network_, None, QuantizeConfig(bits=8, activations="dynamic"))
+        simulation = quantize_post_training(network_, None, QuantizeConfig(bits=8, activations="dynamic")).simulation
         eight = folder / f"{number}-int8.tflite"
         deploy(simulation, [(format_named("dynamic_int8"), eight)], x_train[:8])
         figures = accuracy(path, x_test, y_test), accuracy(eight, x_test, y_test)

@@ -93,7 +93,7 @@ def quantizing(activations: str) -> Callable[[int], Fit]:
 
         samples = np.random.default_rng(0).random((64, 784), dtype="float32")
         data = as_data((samples, np.arange(64) % 10), test_fraction=0)
-        model, _ = quantize_post_training(network(keras), data, QuantizeConfig(bits=8, activations=activations))
+        model = quantize_post_training(network(keras), data, QuantizeConfig(bits=8, activations=activations)).simulation
         for layer in quantized_layers(model):
             layer.fixed = False  # scales follow the weights, as in training
         for layer in range_layers(model).values():

@@ -156,7 +156,7 @@ def quantize(
         ready = _prepared(model, data, train, seed)
         model, data = ready.model, ready.data
         if config.method != "aware":
-            simulation, _ = quantize_post_training(model, data, config)
+            simulation = quantize_post_training(model, data, config).simulation
             if config.method == "post_training" or _within(target, model, simulation, data):
                 return ready.compiled_like_the_callers(simulation)
         simulation, _ = quantize_aware(
@@ -226,7 +226,7 @@ def export_litert(
         return _float16(plain(model) if simulates else model, path, wanted, timeout_s)
     if not simulates:
         config = QuantizeConfig(bits=wanted.bits, activations="float", method="post_training")
-        model, _ = quantize_post_training(model, None, config)
+        model = quantize_post_training(model, None, config).simulation
     (deployed,) = deploy(model, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
     if isinstance(deployed, ConversionError):
         raise deployed

@@ -34,7 +34,7 @@ from bigmodel.plan import Plan, check_call
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
 from bigmodel.pruning.channels import CostModel
-from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
+from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training, simulated
 from bigmodel.result import Result
 from bigmodel.training import clone, prepare, pretrain
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Deployed": "files",
     "FakeQuantize": "layers",
+    "Quantization": "post_training",
     "Quantized": "layers",
     "RULES": "table",
     "Skipped": "simulation",
@@ -19,6 +20,7 @@ _HOMES = {
     "is_simulation": "simulation",
     "quantize_aware": "aware",
     "quantize_post_training": "post_training",
+    "simulated": "simulation",
     "with_activations": "simulation",
 }
 
@@ -26,12 +28,14 @@ __all__ = [
     "RULES",
     "Deployed",
     "FakeQuantize",
+    "Quantization",
     "Quantized",
     "Skipped",
     "deploy",
     "is_simulation",
     "quantize_aware",
     "quantize_post_training",
+    "simulated",
     "with_activations",
 ]
 
@@ -39,8 +43,8 @@ if TYPE_CHECKING:
     from bigmodel.quantization.aware import quantize_aware
     from bigmodel.quantization.files import Deployed, deploy
     from bigmodel.quantization.layers import FakeQuantize, Quantized
-    from bigmodel.quantization.post_training import quantize_post_training
-    from bigmodel.quantization.simulation import Skipped, is_simulation, with_activations
+    from bigmodel.quantization.post_training import Quantization, quantize_post_training
+    from bigmodel.quantization.simulation import Skipped, is_simulation, simulated, with_activations
     from bigmodel.quantization.table import RULES
 
 

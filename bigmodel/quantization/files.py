@@ -19,6 +19,7 @@ from bigmodel.export.float import export_float
 from bigmodel.export.formats import Format, Range, Written, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.export.saved_model import input_names
+from bigmodel.quantization.observers import Extremes, observed
 from bigmodel.quantization.rebuild import Point
 from bigmodel.quantization.simulation import grids, plain, range_layers, taps, with_activations
 
@@ -45,6 +46,7 @@ def deploy(
     calibration: Any,
     *,
     io: str = "float",
+    observer: str = "min_max",
     timeout_s: float = 300,
 ) -> list[Deployed | ConversionError]:
     """Writes files that hold the simulation's weights, each with the simulation of just this file.
@@ -56,6 +58,7 @@ def deploy(
         orders: Format and path of each file. All have the simulation's weights; they differ in activations.
         calibration: Input samples, in the structure that the model takes; `None` does where no order is static.
         io: "float" or "int8": how a static file takes its inputs and gives its outputs.
+        observer: How ranges are found that the simulation does not have: a name of `observers.OBSERVERS`.
         timeout_s: Seconds for each conversion.
 
     Returns:
@@ -69,7 +72,7 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
         network = plain(source)
         float_path = export_float(network, Path(folder, "float.tflite"), timeout_s=timeout_s)
-        known, points = _known_ranges(source, network, calibration) if wants_static else ([], {})
+        known, points = _known_ranges(source, network, calibration, observer) if wants_static else ([], {})
         samples = [] if calibration is None else [np.asarray(leaf) for leaf in keras.tree.flatten(calibration)]
         inputs = dict(zip(input_names(simulation), samples, strict=True)) if samples else {}
         written = write_files(
@@ -84,13 +87,15 @@ def deploy(
     return results
 
 
-def in_place(simulation: keras.Model, data: Data, *, momentum: float | None = None) -> keras.Model:
+def in_place(
+    simulation: keras.Model, data: Data, *, momentum: float | None = None, observer: str = "min_max"
+) -> keras.Model:
     """Returns the simulation with a range at every tensor that a static file keeps in 8 bits: a file tells which."""
     assert data.calibration is not None
     samples, _, _ = data.calibration.arrays()
     with tempfile.TemporaryDirectory(prefix="bigmodel-place-") as folder:
         order = (format_of(8, "static"), Path(folder, "static.tflite"))
-        (deployed,) = deploy(simulation, [order], samples)
+        (deployed,) = deploy(simulation, [order], samples, observer=observer)
     if isinstance(deployed, ConversionError):
         raise deployed
     for layer in range_layers(deployed.simulation).values():
@@ -104,13 +109,16 @@ def _static(simulation: keras.Model) -> keras.Model:
 
 
 def _known_ranges(
-    static: keras.Model, network: keras.Model, calibration: Any
+    static: keras.Model, network: keras.Model, calibration: Any, observer: str
 ) -> tuple[list[Range], dict[str, tuple[Point, float, float]]]:
     """Returns the ranges of a static simulation, from its layers where it has some, else seen on calibration data."""
     own = range_layers(static)
     points, tapped = taps(network)
     found, places = [], {}
-    for point, (low, high, values) in zip(points, observe(tapped, calibration), strict=True):
+    # Ranges that stand are not sought again: the values are only there to be recognized by.
+    seen = observe(tapped, _head(calibration) if own else calibration, ["min_max"] if own else [observer])
+    for point, (ranges, values) in zip(points, seen, strict=True):
+        ((low, high),) = ranges.values()
         layer = own.get(point.layer_name)
         if own and layer is None:
             continue
@@ -121,25 +129,29 @@ def _known_ranges(
     return found, places
 
 
-def observe(tapped: keras.Model, calibration: Any, batch_size: int = 32) -> list[tuple[float, float, np.ndarray]]:
-    """Returns for each output of a model its least and largest value, and its values on the first samples.
+def observe(
+    tapped: keras.Model, calibration: Any, observers: Sequence[str], batch_size: int = 32
+) -> list[tuple[dict[str, Extremes], np.ndarray]]:
+    """Returns for each output of a model its range by each observer, and its values on the first samples.
 
     Args:
         tapped: A model whose outputs are the tensors to observe.
         calibration: Input samples, in the structure that the model takes.
+        observers: Names of observers.
         batch_size: Samples that go through at once: all tensors of a batch are held in memory.
     """
+
+    def values(start: int, count: int) -> list[np.ndarray]:
+        batch = keras.tree.map_structure(lambda x: np.asarray(x)[start : start + count], calibration)
+        return [np.asarray(tensor) for tensor in keras.tree.flatten(tapped(batch, training=False))]
+
     samples = len(keras.tree.flatten(calibration)[0])
-    lows: list[list[float]] = []
-    highs: list[list[float]] = []
-    first: list[np.ndarray] = []
-    for start in range(0, samples, batch_size):
-        batch = keras.tree.map_structure(lambda x: np.asarray(x)[start : start + batch_size], calibration)  # noqa: B023
-        values = [np.asarray(v) for v in keras.tree.flatten(tapped(batch, training=False))]
-        lows.append([float(v.min(initial=0.0)) for v in values])
-        highs.append([float(v.max(initial=0.0)) for v in values])
-        first = first or [v[:_PROBE_SAMPLES] for v in values]
-    return list(zip(np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), first, strict=True))
+    found = observed(lambda: (values(start, batch_size) for start in range(0, samples, batch_size)), observers)
+    return list(zip(found, values(0, _PROBE_SAMPLES), strict=True))
+
+
+def _head(calibration: Any) -> Any:
+    return keras.tree.map_structure(lambda x: np.asarray(x)[:_PROBE_SAMPLES], calibration)
 
 
 def _simulation_of(
@@ -149,7 +161,8 @@ def _simulation_of(
     if activations != "static":
         return with_activations(simulation, activations)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
-    static = with_activations(simulation, "static", ranges=ranges)
+    dynamic = {name.split("/")[0] for name in account.dynamic}
+    static = with_activations(simulation, "static", ranges=ranges, dynamic=dynamic)
     for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
     return static

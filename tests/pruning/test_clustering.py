@@ -258,7 +258,7 @@ def test_files_hold_the_shared_values(clustered, digits, tmp_path):
     float_path = export_float(clustered, tmp_path / "float.tflite")
     assert [op.distinct for op in inspect_file(float_path).ops if op.weight_tensor] == [8, 8]
 
-    simulation, _ = quantize_post_training(clustered, None, EIGHT_BITS)
+    simulation = quantize_post_training(clustered, None, EIGHT_BITS).simulation
     path = tmp_path / "dynamic.tflite"
     deploy(simulation, [(format_of(8, "dynamic"), path)], digits[1][0][:8])
     facts = [op for op in inspect_file(path).ops if op.weight_tensor]

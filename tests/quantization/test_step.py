@@ -48,8 +48,9 @@ def trained_aware(trained, data, **config):
 def test_post_training_fixes_min_max_scales_and_changes_nothing_of_the_callers(activations, trained, digits):
     before = state(trained)
     config = QuantizeConfig(bits=8, activations=activations)
-    simulation, skipped = quantize_post_training(trained, digits[0], config)
-    again, _ = quantize_post_training(trained, digits[0], config)
+    made = quantize_post_training(trained, digits[0], config)
+    simulation, skipped = made.simulation, made.skipped
+    again = quantize_post_training(trained, digits[0], config).simulation
     assert state(trained) == before and skipped == ()
     assert simulation.compiled and simulation.metrics_names == trained.metrics_names
     assert all(layer.fixed for layer in quantized_layers(simulation))
@@ -61,14 +62,14 @@ def test_post_training_fixes_min_max_scales_and_changes_nothing_of_the_callers(a
 
 
 def test_static_ranges_are_those_of_the_calibration_samples(trained, digits):
-    simulation, _ = quantize_post_training(trained, digits[0], QuantizeConfig(bits=8, activations="static"))
+    simulation = quantize_post_training(trained, digits[0], QuantizeConfig(bits=8, activations="static")).simulation
     x, _, _ = digits[0].calibration.arrays()
     first = next(layer for name, layer in range_layers(simulation).items() if name.startswith("input"))
     assert float(first.scale) == pytest.approx((x.max() - min(x.min(), 0)) / 255, rel=1e-6)
 
 
 def test_training_with_four_bits_in_place_is_better_than_rounding_afterwards(trained, digits):
-    after, _ = quantize_post_training(trained, digits[0], QuantizeConfig(bits=4, activations="dynamic"))
+    after = quantize_post_training(trained, digits[0], QuantizeConfig(bits=4, activations="dynamic")).simulation
     aware, _ = trained_aware(trained, digits[0], bits=4, activations="dynamic")
     losses = [model.evaluate(*digits[1], verbose=0)[0] for model in (after, aware)]
     assert losses[1] < 0.95 * losses[0]
@@ -86,7 +87,7 @@ def test_zeros_of_a_pruned_model_stay_zero_through_training(trained, digits):
 
 
 def test_ranges_move_in_training_and_stand_still_after_it(trained, digits):
-    start, _ = quantize_post_training(trained, digits[0], QuantizeConfig(bits=8, activations="static"))
+    start = quantize_post_training(trained, digits[0], QuantizeConfig(bits=8, activations="static")).simulation
     aware, _ = trained_aware(trained, digits[0], bits=8, activations="static")
     ranges, first = range_layers(aware), range_layers(start)
     assert set(ranges) == set(first)

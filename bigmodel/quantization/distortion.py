@@ -1,0 +1,61 @@
+"""How far a simulation's outputs are from the float model's: what choices are made by where labels are not needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+# Share of the samples on which choices are judged, instead of being fitted.
+_JUDGED_SHARE = 0.25
+_BATCH = 64
+
+
+class Judge:
+    """Measures simulations of a model on samples that were held out. The model is not changed.
+
+    Args:
+        model: The float model.
+        samples: Input samples, in the structure that the model takes. The last quarter is held out; a single one is
+            both fitted and judged.
+
+    Attributes:
+        fitted: The samples that what is judged may be fitted to.
+    """
+
+    def __init__(self, model: keras.Model, samples: Any) -> None:
+        count = len(keras.tree.flatten(samples)[0])
+        fitted = max(count - round(_JUDGED_SHARE * count), 1)
+        self.fitted = keras.tree.map_structure(lambda x: x[:fitted], samples)
+        self._judged = keras.tree.map_structure(lambda x: x[min(fitted, count - 1) :], samples)
+        self._expected = _outputs(model, self._judged)
+
+    def distortion(self, simulation: keras.Model) -> float:
+        """Returns the distortion of a simulation's outputs on the samples that were held out."""
+        return distortion(self._expected, _outputs(simulation, self._judged))
+
+
+def distortion(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
+    """Returns the squared change of outputs over their variance, the mean over a model's outputs.
+
+    Args:
+        expected: The outputs of the float model.
+        outputs: Those of its simulation, of the same shapes.
+
+    Example:
+        >>> distortion([np.array([-1.0, 1.0])], [np.array([-0.9, 1.1])])
+        0.01
+    """
+    pairs = zip(expected, outputs, strict=True)
+    return round(float(np.mean([np.mean(np.square(a - b)) / max(np.var(a), 1e-12) for a, b in pairs])), 12)
+
+
+def _outputs(model: keras.Model, samples: Any) -> list[np.ndarray]:
+    def batch(start: int) -> list[np.ndarray]:
+        part = keras.tree.map_structure(lambda x: x[start : start + _BATCH], samples)
+        return [np.asarray(leaf, np.float64) for leaf in keras.tree.flatten(model(part, training=False))]
+
+    count = len(keras.tree.flatten(samples)[0])
+    batches = [batch(start) for start in range(0, count, _BATCH)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
