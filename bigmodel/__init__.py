@@ -34,11 +34,13 @@ _HOMES = {
     "as_data": "bigmodel.data",
     "Target": "bigmodel.config",
     "TrainConfig": "bigmodel.config",
+    "AugmentConfig": "bigmodel.config",
     "PruneConfig": "bigmodel.config",
     "QuantizeConfig": "bigmodel.config",
 }
 
 __all__ = [
+    "AugmentConfig",
     "Data",
     "LiteModel",
     "PruneConfig",
@@ -67,7 +69,7 @@ __all__ = [
 if TYPE_CHECKING:
     from bigmodel import callbacks, data, errors, evaluation, export, pruning, quantization, report
     from bigmodel.api import evaluate, export_litert, prune, quantize
-    from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
+    from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig
     from bigmodel.data import Data, as_data
     from bigmodel.litert import LiteModel
     from bigmodel.pipeline import compress_and_tune

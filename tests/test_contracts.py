@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "precision": "mixed_bfloat16",
         "patience": 1,
     },
+    "AugmentConfig": {"transforms": {"rotation": 0.1, "mixup": 0.3}, "strength": 0.5},
     "PruneConfig": {"sparsity": 0.75, "schedule": "constant", "frequency": 5},
     "QuantizeConfig": {"bits": 4, "activations": "float", "method": "aware"},
 }
@@ -54,6 +55,10 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "pretrain_epochs": [-1, 1.5, *NOT_A_NUMBER],
         "precision": ["float16", 16, None],
         "patience": [0, 1.5, *NOT_A_NUMBER],
+    },
+    "AugmentConfig": {
+        "transforms": ["rotation", ("blur",), {"rotation": 2.0}, {"rotation": "0.1"}, {"blur": 0.1}, None, 0.5],
+        "strength": [-0.1, 3.1, *NOT_A_NUMBER],
     },
     "PruneConfig": {
         "sparsity": [-0.1, 1.0, 80, *NOT_A_NUMBER],

@@ -17,7 +17,7 @@ NAMES = {
     *("compress_and_tune", "prune", "quantize", "export_litert", "evaluate"),
     *("Result", "load_result", "LiteModel"),
     *("Data", "as_data"),
-    *("Target", "TrainConfig", "PruneConfig", "QuantizeConfig"),
+    *("Target", "TrainConfig", "AugmentConfig", "PruneConfig", "QuantizeConfig"),
 }
 MODULES = {"callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report"}
 

@@ -3,15 +3,18 @@
 A shorthand (`prune=0.5`, `quantize=8`, `size="200KB"`) is resolved here and nowhere else.
 """
 
+from bigmodel.config.augmentation import AugmentConfig
 from bigmodel.config.base import CONFIG_VERSION, Config, Where, resolve
 from bigmodel.config.pruning import ClusterConfig, Criterion, Granularity, PruneConfig
 from bigmodel.config.quantization import Activations, Method, QuantizeConfig
 from bigmodel.config.target import Optimize, Target
 from bigmodel.config.training import TrainConfig
+from bigmodel.config.tuning import TuneConfig
 
 __all__ = [
     "CONFIG_VERSION",
     "Activations",
+    "AugmentConfig",
     "ClusterConfig",
     "Config",
     "Criterion",
@@ -22,6 +25,7 @@ __all__ = [
     "QuantizeConfig",
     "Target",
     "TrainConfig",
+    "TuneConfig",
     "Where",
     "resolve",
 ]

@@ -63,7 +63,7 @@ def _labelled_columns(splits: Sequence[Split], label: Label, batch_size: int) ->
         assert isinstance(split.source, ArraySource)
         is_used[slice(None) if split.source.rows is None else split.source.rows] = True
     (rows,) = is_used.nonzero()
-    used = dataclasses.replace(splits[0], source=ArraySource(columns, rows))
+    used = dataclasses.replace(splits[0], source=ArraySource(columns, rows), augmentation=None)
     labels, start = None, 0
     for x, *_ in used.batches(batch_size):
         y = keras.tree.map_structure(np.asarray, label(x))

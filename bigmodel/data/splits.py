@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -18,6 +18,9 @@ from bigmodel.data.sources import ArraySource, Source
 from bigmodel.data.streams import LabelledSource, PyDatasetSource, StreamSource
 from bigmodel.errors import ArgumentError, DataError, describe
 
+if TYPE_CHECKING:
+    from bigmodel.data.augmentation import Augmentation
+
 CALIBRATION_SAMPLES = 512
 
 
@@ -30,12 +33,14 @@ class Split:
         source: Where the samples come from.
         forms: Shape and dtype of the model's inputs, to which x is fitted; one for each array of x.
         notes: How the split came to be.
+        augmentation: What varies its batches, and only these: `sample` and `arrays` give the samples as they are.
     """
 
     name: str
     source: Source
     forms: tuple[Form | None, ...] | None = None
     notes: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
 
     @property
     def size(self) -> int | None:
@@ -92,6 +97,8 @@ class Split:
         batches = self.source.batches(int(batch_size), shuffle=shuffle, seed=int(seed), epoch=epoch)
         if self.forms is not None:
             batches = batches.map(self.fitted, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        if self.augmentation is not None:
+            batches = self.augmentation.apply(batches, epoch)
         options = tf.data.Options()
         # Every worker reads all and takes its share: Python sources and row numbers can't be sharded by file.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -127,7 +134,7 @@ class Split:
             )
         if isinstance(self.source, ArraySource):
             if count >= self.source.size:
-                return self
+                return self if self.augmentation is None else dataclasses.replace(self, augmentation=None)
             rows = np.sort(np.random.default_rng(seed).permutation(self.size or 0)[:count])
             return self._with(self.source.select(rows), f"{len(rows)} samples drawn from {self.name}")
         assert isinstance(self.source, (StreamSource, PyDatasetSource, LabelledSource))
@@ -161,7 +168,7 @@ class Split:
         return x, y, w
 
     def _with(self, source: Source, note: str) -> Split:
-        return dataclasses.replace(self, source=source, notes=(*self.notes, note))
+        return dataclasses.replace(self, source=source, notes=(*self.notes, note), augmentation=None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -350,5 +357,5 @@ def _complete(splits: dict[str, Split | None], seed: int, validation_fraction: f
     if splits.get("calibration") is None:
         sample = train.sample(CALIBRATION_SAMPLES, seed=seed)
         splits["calibration"] = dataclasses.replace(sample, name="calibration")
-        notes.append(f"calibration: {'all of train' if sample is train else sample.notes[-1]}")
+        notes.append(f"calibration: {'all of train' if sample.source is train.source else sample.notes[-1]}")
     return Data(**splits, notes=tuple(notes))
