@@ -4,5 +4,15 @@ from bigmodel.pruning.callback import KeepZeros, MagnitudePruning
 from bigmodel.pruning.clustering import KeepClusters, WeightClustering
 from bigmodel.pruning.lasso import GroupLasso
 from bigmodel.pruning.monitor import SparsityLog
+from bigmodel.quantization.callbacks import FreezeRanges, QuantizationDelay
 
-__all__ = ["GroupLasso", "KeepClusters", "KeepZeros", "MagnitudePruning", "SparsityLog", "WeightClustering"]
+__all__ = [
+    "FreezeRanges",
+    "GroupLasso",
+    "KeepClusters",
+    "KeepZeros",
+    "MagnitudePruning",
+    "QuantizationDelay",
+    "SparsityLog",
+    "WeightClustering",
+]

@@ -174,6 +174,7 @@ CALLBACKS = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "MagnitudePruning": {"sparsity": 0.5, "frequency": 1},
     "GroupLasso": {"strength": 0.1},
+    "QuantizationDelay": {"steps": 2},
 }
 
 

@@ -129,7 +129,12 @@ def _sign(values: Any) -> Any:
 
 
 def dynamic_fake_quantize(
-    inputs: Any, granularity: Granularity, *, kernels: Kernels = "xnnpack", dilation: Sequence[int] = ()
+    inputs: Any,
+    granularity: Granularity,
+    *,
+    kernels: Kernels = "xnnpack",
+    dilation: Sequence[int] = (),
+    axes: Sequence[int] = (-1,),
 ) -> Any:
     """Returns inputs as a dynamically quantizing kernel sees them: on 8-bit grids that span the values themselves.
 
@@ -139,17 +144,19 @@ def dynamic_fake_quantize(
 
     Args:
         inputs: A batch, of any rank from 2.
-        granularity: "row": one range for every vector of the last axis. "sample": one range for every sample.
+        granularity: "row": one range for every vector of `axes`. "sample": one range for every sample.
         kernels: Whose arithmetic: "xnnpack", or "builtin" for an op that XNNPACK leaves to the runtime's own kernels.
             For rows, those use a symmetric range of -127..127 codes.
         dilation: For every axis between the first and the last the dilation of a convolution. The file computes it as
             ordinary convolutions on every n-th value, each of which is a sample of its own. Empty: none.
+        axes: The axes of a row.
     """
     if any(factor > 1 for factor in dilation):
         return _in_phases(inputs, dilation, kernels)
     if granularity == "sample":
         return _asymmetric(inputs, tuple(range(1, len(inputs.shape))), kernels)
-    return _asymmetric(inputs, (-1,), kernels) if kernels == "xnnpack" else _symmetric(inputs, (-1,))
+    rows = tuple(axes)
+    return _asymmetric(inputs, rows, kernels) if kernels == "xnnpack" else _symmetric(inputs, rows)
 
 
 def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:

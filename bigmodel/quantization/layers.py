@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 
 # Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
-from bigmodel.quantization import fake, table
+from bigmodel.quantization import calls, fake, parts, table
 
 
 @keras.saving.register_keras_serializable(package="bigmodel")
@@ -22,7 +22,9 @@ class Quantized(keras.layers.Layer):
         layer: A built layer; it becomes part of this one.
         weights: For each weight to quantize, by its path inside the layer, its bits and channel axes.
         inputs: How the kernel quantizes the first input at run time, or `None`.
-        fixed: `True`: scales are the stored variables. `False`: they follow the weights' min-max at every call.
+        inner: The same for layers inside, by their paths.
+        fixed: `True`: scales are the stored variables. `False`: they follow the weights at every call, or are learned.
+        learned: Whether scales are trained with the weights until they are fixed.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
@@ -32,7 +34,9 @@ class Quantized(keras.layers.Layer):
         *,
         weights: Mapping[str, table.WeightQuantization | Mapping[str, Any]],
         inputs: table.InputQuantization | Mapping[str, Any] | None = None,
+        inner: Mapping[str, table.InputQuantization | Mapping[str, Any]] | None = None,
         fixed: bool = False,
+        learned: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", layer.name)
@@ -45,9 +49,17 @@ class Quantized(keras.layers.Layer):
             for path, w in weights.items()
         }
         self.inputs = table.InputQuantization(**inputs) if isinstance(inputs, Mapping) else inputs
-        self.fixed = fixed
+        self.inner = {
+            path: table.InputQuantization(**i) if isinstance(i, Mapping) else i for path, i in (inner or {}).items()
+        }
+        self.fixed, self.learned = fixed, learned
+        # Set while training is still to go on in float; a change takes effect when the step is traced again.
+        self.delayed = False
         self.supports_masking = getattr(layer, "supports_masking", False)
         self.scales: list[keras.Variable] = []
+        # Of learned scales the logarithm of their change: optimizers like Adam take steps of one size, whatever the
+        # gradient's, which would be much for a scale and is a small part of it so (Jain et al., 2020, section 3.2).
+        self.changes: list[keras.Variable] = []
         if layer.built:
             self._add_scales()
 
@@ -60,39 +72,71 @@ class Quantized(keras.layers.Layer):
     def _add_scales(self) -> None:
         if self.scales:
             return
+        for path, inputs in self.inner.items():
+            calls.quantize_inputs(parts.find_part(self.layer, path), inputs)
         for path, quantization in self.quantized_weights.items():
-            shape = quantization.scale_shape(tuple(table.find_weight(self.layer, path).shape))
+            shape = quantization.scale_shape(tuple(parts.find_weight(self.layer, path).shape))
             name = path.replace("/", "_") + "_scale"
             self.scales.append(self.add_weight(shape=shape, initializer="ones", trainable=False, name=name))
+            if self.learned:
+                self.changes.append(self.add_weight(shape=shape, initializer="zeros", name=f"{name}_change"))
+        if self.learned and not self.fixed:
+            self.start_learning()
         self.built = True
+
+    def start_learning(self, scales: Iterable[Any] | None = None) -> None:
+        """Sets where learned scales start.
+
+        Args:
+            scales: For each quantized weight its scale; `None`: the one that follows from the weight.
+        """
+        if scales is None:
+            weights = [(parts.find_weight(self.layer, path).value, q) for path, q in self.quantized_weights.items()]
+            scales = [quantization.min_max_scale(value) for value, quantization in weights]
+        for stored, change, scale in zip(self.scales, self.changes, scales, strict=True):
+            stored.assign(scale)
+            change.assign(keras.ops.zeros(change.shape))
 
     def grids(self) -> Iterator[tuple[str, keras.Variable, table.WeightQuantization, Any]]:
         """Yields for each quantized weight its path, its variable, its quantization and its scale."""
-        for (path, quantization), stored in zip(self.quantized_weights.items(), self.scales, strict=True):
-            variable = table.find_weight(self.layer, path)
+        for i, (path, quantization) in enumerate(self.quantized_weights.items()):
+            variable = parts.find_weight(self.layer, path)
             if self.fixed:
-                yield path, variable, quantization, stored.value
+                yield path, variable, quantization, self.scales[i].value
+            elif self.learned:
+                yield path, variable, quantization, self.scales[i].value * keras.ops.exp(self.changes[i].value)
             else:
                 yield path, variable, quantization, quantization.min_max_scale(variable.value)
 
     def fix_scales(self) -> None:
-        """Stores the present scales; from now on they no longer follow the weights."""
+        """Stores the present scales; from now on they no longer follow the weights, nor are they learned."""
         for stored, (_, _, _, scale) in zip(self.scales, list(self.grids()), strict=True):
             stored.assign(scale)
+        for change in self.changes:
+            change.assign(keras.ops.zeros(change.shape))
         self.fixed = True
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its weights on their grids."""
         substituted = [
-            (variable, fake.fake_quantize_weights(variable.value, scale, quantization.bits, clips=self.fixed))
+            (variable, self._on_grid(variable.value, scale, quantization.bits))
             for _, variable, quantization, scale in self.grids()
         ]
-        if self.inputs is not None:
-            args = (self.inputs.fake_quantize(keras.ops.cast(args[0], "float32")), *args[1:])
+        if self.inputs is not None and not self.delayed:
+            args = (self.inputs.fake_quantize(args[0]), *args[1:])
         with keras.StatelessScope(state_mapping=substituted, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         self._carry_over(scope, {id(variable) for variable, _ in substituted})
         return outputs
+
+    def _on_grid(self, weights: Any, scale: Any, bits: int) -> Any:
+        is_learned = self.learned and not self.fixed
+        if self.delayed:
+            # Learned scales take part with a gradient of zero: an optimizer warns of variables without one.
+            return weights + 0.0 * scale if is_learned else weights
+        if is_learned:
+            return fake.learned_fake_quantize_weights(weights, scale, bits)
+        return fake.fake_quantize_weights(weights, scale, bits, clips=self.fixed)
 
     def _carry_over(self, scope: keras.StatelessScope, substituted: set[int]) -> None:
         for variable in self.layer.variables:
@@ -124,7 +168,9 @@ class Quantized(keras.layers.Layer):
             "layer": keras.saving.serialize_keras_object(self.layer),
             "weights": {path: quantization.to_dict() for path, quantization in self.quantized_weights.items()},
             "inputs": self.inputs.to_dict() if self.inputs else None,
+            "inner": {path: inputs.to_dict() for path, inputs in self.inner.items()},
             "fixed": self.fixed,
+            "learned": self.learned,
         }
 
     @classmethod
@@ -151,17 +197,24 @@ class FakeQuantize(keras.layers.Layer):
     Args:
         momentum: Momentum of the moving average of the range while training follows the activations
             (Jacob et al., 2018, section 3.1); `None` leaves the range as it is.
+        learned: Whether the ends of the range are trained with the weights.
+        fixed: Whether the range has come to rest: it neither moves nor is trained.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, *, momentum: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, momentum: float | None = None, learned: bool = False, fixed: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.momentum = momentum
+        self.momentum, self.learned, self.fixed = momentum, learned, fixed
+        self.delayed = False  # as in `Quantized`
         self.supports_masking = True
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
         self.zero_point = self.add_weight(shape=(), initializer="zeros", trainable=False, name="zero_point")
         self.low = self.add_weight(shape=(), initializer="zeros", trainable=False, name="low")
         self.high = self.add_weight(shape=(), initializer="zeros", trainable=False, name="high")
+        # Logarithms of how the ends change, as in `Quantized`.
+        self.change = self.add_weight(shape=(2,), initializer="zeros", name="change") if learned else None
         self.built = True
 
     def set_range(self, low: float, high: float) -> None:
@@ -176,21 +229,41 @@ class FakeQuantize(keras.layers.Layer):
         self.scale.assign(scale)
         self.zero_point.assign(zero_point)
 
+    def fix_range(self) -> None:
+        """Brings the range to rest where it is."""
+        if self.change is not None and not self.fixed:
+            self.set_range(*self._ends())
+            self.change.assign(keras.ops.zeros(2))
+        self.fixed = True
+
+    def _ends(self) -> tuple[Any, Any]:
+        growth = keras.ops.exp(self.change.value)  # type: ignore[union-attr]
+        return self.low.value * growth[0], self.high.value * growth[1]
+
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Returns the inputs on the grid; in training with a momentum, the range moves first."""
-        if training and self.momentum is not None:
-            for variable, seen in ((self.low, keras.ops.min(inputs)), (self.high, keras.ops.max(inputs))):
-                seen = keras.ops.cast(seen, "float32")
-                variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)
-            scale, zero_point = fake.static_parameters(self.low.value, self.high.value)
-            self.set_grid(scale, zero_point)
-        outputs = fake.static_fake_quantize(keras.ops.cast(inputs, "float32"), self.scale.value, self.zero_point.value)
+        values = keras.ops.cast(inputs, "float32")
+        if training and self.momentum is not None and not self.fixed:
+            self._follow(values)
+        if self.delayed:
+            outputs = values
+        elif self.change is not None and not self.fixed:
+            outputs = fake.learned_static_fake_quantize(values, *self._ends())
+        else:
+            outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value)
+        if training and self.change is not None and (self.delayed or self.fixed):
+            outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
+
+    def _follow(self, values: Any) -> None:
+        for variable, seen in ((self.low, keras.ops.min(values)), (self.high, keras.ops.max(values))):
+            variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)  # type: ignore[operator]
+        self.set_grid(*fake.static_parameters(self.low.value, self.high.value))
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
         """Returns the input's shape and dtype."""
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the config with the momentum."""
-        return {**super().get_config(), "momentum": self.momentum}
+        """Returns the config with what moves the range."""
+        return {**super().get_config(), "momentum": self.momentum, "learned": self.learned, "fixed": self.fixed}

@@ -8,15 +8,17 @@ has no rule of its own: each layer inside follows its rule.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell  # the cell of the public ConvLSTM layers
 
 from bigmodel.config.quantization import WIDTHS
-from bigmodel.errors import ModelError
-from bigmodel.quantization import fake
+
+# Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
+from bigmodel.quantization import fake, parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +139,9 @@ class LayerRule:
 
 
 def _row(length: int, bits: int, axes: tuple[int, ...] = (-1,)) -> InputQuantization:
-    # Two 4-bit codes share a byte: XNNPACK leaves rows of odd length, which end within one, to the built-in kernel.
-    return InputQuantization("row", "builtin" if bits == 4 and length % 2 else "xnnpack", axes=axes)
+    # Several small codes share a byte: XNNPACK leaves rows that end within one to the built-in kernel.
+    codes_per_byte = {8: 1, 4: 2}.get(bits, 4)
+    return InputQuantization("row", "builtin" if length % codes_per_byte else "xnnpack", axes=axes)
 
 
 def dense_input(layer: Any, bits: int) -> InputQuantization:
@@ -161,7 +164,9 @@ def _einsum_weights(layer: keras.layers.EinsumDense) -> Axes:
 def _einsum_input(layer: keras.layers.EinsumDense, bits: int) -> InputQuantization | None:
     inputs, kernel, outputs = _einsum(layer)
     if any(label in inputs and label in outputs for label in kernel):
-        return None  # a kernel for each position is a multiplication of batches, for which the runtime widens the weights
+        return (
+            None  # a kernel for each position is a multiplication of batches, for which the runtime widens the weights
+        )
     summed = [label for label in kernel if label in inputs]
     length = int(np.prod([layer.kernel.shape[kernel.index(label)] for label in summed], dtype=int))
     # Counted from the end: an ellipsis may stand for any number of axes.
@@ -256,5 +261,5 @@ def _ruled(
     if rule is not None:
         yield path, (layer, rule)
         return
-    for name, inner in inner_layers(layer):
-        yield from _ruled(inner, joined(path, name), seen)
+    for name, inner in parts.inner_layers(layer):
+        yield from _ruled(inner, parts.joined(path, name), seen)
