@@ -99,6 +99,7 @@ class Grid:
         bits: Bits of a code.
         codes: Codes of shape (channels, values per channel), int8, in the order of the file's buffer.
         scale: One scale per channel, float32.
+        weights_only: Whether the kernel computes in float where a file finds ranges at run time.
     """
 
     layer: str
@@ -106,6 +107,7 @@ class Grid:
     bits: int
     codes: np.ndarray
     scale: np.ndarray
+    weights_only: bool = False
 
     @property
     def name(self) -> str:

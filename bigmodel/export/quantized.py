@@ -69,7 +69,9 @@ def _save(
         return f"a{len(arrays) - 1}"
 
     part = {
-        "grids": [{"name": grid.name, "bits": grid.bits, "codes": keep(grid.codes)} for grid in grids],
+        "grids": [
+            {"name": g.name, "bits": g.bits, "codes": keep(g.codes), "weights_only": g.weights_only} for g in grids
+        ],
         "ranges": [{"name": r.name, "low": r.low, "high": r.high, "values": keep(r.values)} for r in ranges],
         "inputs": {name: keep(values) for name, values in inputs.items()},
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,14 @@ from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
 from bigmodel.errors import ConversionError
-from bigmodel.export import integer_ops
+from bigmodel.export import integer_ops, rewriting
 from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
+from bigmodel.export.placement import account, place_grids, weighted_ops
 from bigmodel.export.tensors import float_tensors
+from bigmodel.export.widening import widened
 
 _Op = qtyping.TFLOperationName
-# Ops with a weight among their inputs, the weight's place among them and the axis of its channels (`None`: one scale).
-_WEIGHTED: dict[Any, tuple[int, int | None]] = {
-    _Op.FULLY_CONNECTED: (1, 0),
-    _Op.CONV_2D: (1, 0),
-    _Op.DEPTHWISE_CONV_2D: (1, 3),
-    _Op.CONV_2D_TRANSPOSE: (1, 0),
-    _Op.GATHER: (0, None),
-}
-# A weight of the file is a trained one if it lies this close to its grid, in parts of a step. Folding a normalisation
-# into a kernel rounds each weight to float32 twice, which moves it by about 1e-5 steps of an 8-bit grid.
-_TOLERANCE = 1e-2
-_STORED_BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}
 
 
 def write(job: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +50,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     inputs = {name: arrays[key] for name, key in job["inputs"].items()}
     if format_.activations == "static":
         ranges = [{**known, "values": arrays[known["values"]]} for known in job["ranges"]]
+        rewriting.expand_by_reshaping(source.model)
         source.place_ranges(ranges, inputs)
     if inputs:
         source.take_sizes(inputs)
@@ -74,48 +64,10 @@ class _Source:
         self.path = path
         self.model = flatbuffer_utils.read_model(str(path))
         self.codes = {grid["name"]: grid["codes"] for grid in grids}
-        self.placed = self._place_grids(grids)
+        self.placed = place_grids(self.model, grids)
         self.range_of_tensor: dict[str, tuple[float, float]] = {}
         self.tensors_of_range: dict[str, list[str]] = {}
         self.not_integer = self._scopes_in_loops()
-
-    def _weighted_ops(self) -> Iterator[tuple[Any, Any, Any, int | None, Any]]:
-        """Yields subgraph, op, its name, its channel axis and its weight tensor, for constant float weights."""
-        for graph in self.model.subgraphs:
-            for op in graph.operators:
-                code = self.model.operatorCodes[op.opcodeIndex].builtinCode
-                name = tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(code)
-                if name in _WEIGHTED:
-                    place, axis = _WEIGHTED[name]
-                    tensor = graph.tensors[op.inputs[place]]
-                    values = tfl_flatbuffer_utils.get_tensor_data(tensor, self.model.buffers)
-                    if values is not None and values.dtype == np.float32:
-                        yield graph, op, name, axis, (tensor, values)
-
-    def _place_grids(self, grids: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Finds for each weighted op of the file the trained grid that its weight lies on."""
-        placed: list[dict[str, Any]] = []
-        for graph, op, name, axis, (tensor, values) in self._weighted_ops():
-            channels = _channels(values, axis)
-            taken = {place["grid"] for place in placed}
-            # Layers of equal weights: each gets an op before one gets a second.
-            for grid in sorted(grids, key=lambda grid: grid["name"] in taken):
-                scale = _channel_scale(channels, grid["codes"])
-                if scale is not None:
-                    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-                    placed.append(
-                        {
-                            "grid": grid["name"],
-                            "bits": grid["bits"],
-                            "op": name,
-                            "scope": tfl_flatbuffer_utils.get_op_scope(op, graph.tensors),
-                            "tensor": tfl_flatbuffer_utils.get_tensor_name(tensor),
-                            "output": tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.outputs[0]]),
-                            "scale": scale.reshape(shape),
-                        }
-                    )
-                    break
-        return placed
 
     def place_ranges(self, ranges: list[dict[str, Any]], inputs: dict[str, np.ndarray]) -> None:
         """Finds the tensor of each known range by its values, and the range of all other tensors by running the file.
@@ -164,15 +116,25 @@ class _Source:
         elif format_.activations == "static":
             work.add_static_config(".*", _Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
             self._leave_float(work, io)
+        apart = []
         for place in self.placed if format_.quantized else ():
-            self._order_weight(work, place, format_)
+            if self._is_widened(place, format_.activations):
+                apart.append(place)
+            else:
+                self._order_weight(work, place, format_)
         result = work.quantize(calibration_result=self._calibration(format_), enable_progress_report=False)
         part = path.with_name(path.name + PART)
-        part.write_bytes(
-            _settled(result.quantized_model) if format_.activations == "static" else result.quantized_model
-        )
+        content = result.quantized_model
+        content = rewriting.settled(content) if format_.activations == "static" else content
+        part.write_bytes(widened(content, apart) if apart else content)
         os.replace(part, path)
         return self._read_back(path, format_)
+
+    def _is_widened(self, place: dict[str, Any], activations: str) -> bool:
+        """Whether the runtime widens a weight to float because it has no integer kernel for it in such a file."""
+        if place["op"] is None or not place["weights_only"]:
+            return place["op"] is None
+        return activations != "static" or place["scope"] in self.not_integer or place["bits"] < 8
 
     def _order_weight(self, work: quantizer.Quantizer, place: dict[str, Any], format_: Format) -> None:
         scope, name, width = f"^{re.escape(place['scope'])}$", place["op"], _width(place, format_)
@@ -193,8 +155,8 @@ class _Source:
 
     def _leave_float(self, work: quantizer.Quantizer, io: str) -> None:
         """Takes out of a static file the weights without a grid, what is not integer, and its ends for float io."""
-        placed = {place["scope"] for place in self.placed}
-        scopes = {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph, op, *_ in self._weighted_ops()}
+        placed = {place["scope"] for place in self.placed if not self._is_widened(place, "static")}
+        scopes = {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph, op, *_ in weighted_ops(self.model)}
         for scope in (scopes - placed) | self.not_integer:
             rule = f"^{re.escape(scope)}$"
             work.update_quantization_recipe(rule, _Op.ALL_SUPPORTED, None, quantizer.AlgorithmName.NO_QUANTIZE)
@@ -223,11 +185,6 @@ class _Source:
 
     def _read_back(self, path: Path, format_: Format) -> dict[str, Any]:
         written = flatbuffer_utils.read_model(str(path))
-        tensors = {
-            tfl_flatbuffer_utils.get_tensor_name(tensor): tensor
-            for graph in written.subgraphs
-            for tensor in graph.tensors
-        }
         grids = _activation_grids(written)
         ranges = {}
         for known, names in self.tensors_of_range.items():
@@ -235,8 +192,7 @@ class _Source:
             found = [grids[name] for name in names if name in grids]
             if found:
                 ranges[known] = found[0]
-        exact = {p["grid"]: _holds(written, tensors, p, self.codes[p["grid"]]) for p in self.placed}
-        missing = [name for name in self.codes if name not in exact]
+        exact, missing = account(written, self.placed, self.codes)
         is_static = format_.activations == "static"
         dynamic = {p["grid"] for p in self.placed if p["scope"] in self.not_integer and p["op"] != _Op.GATHER}
         return {
@@ -246,31 +202,6 @@ class _Source:
             "dynamic": sorted(dynamic) if is_static else [],
             "float_ops": integer_ops.float_ops(written) if is_static else {},
         }
-
-
-def _channel_scale(channels: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
-    """Returns the scale of each channel on which `channels` are `codes`, up to a sign, or `None` if they are not.
-
-    A folded normalisation multiplies a channel by a factor of either sign; the grid is symmetric, so that the codes
-    change at most their sign.
-    """
-    if channels.shape != codes.shape:
-        return None
-    wide = codes.astype(np.float64)
-    norm = (wide**2).sum(axis=1)
-    factor = (channels * wide).sum(axis=1) / np.where(norm > 0, norm, 1.0)
-    off_grid = np.abs(channels - factor[:, None] * wide).max(axis=1)
-    if np.any(off_grid > _TOLERANCE * np.abs(factor)):
-        return None
-    # A channel of zeros lies on any grid.
-    return np.where(factor != 0, np.abs(factor), 1.0).astype(np.float32)
-
-
-def _channels(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """Returns the values as (channels, values per channel)."""
-    if axis is None:
-        return values.reshape(1, -1)
-    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def _same(values: np.ndarray, expected: np.ndarray) -> bool:
@@ -311,34 +242,9 @@ def _cast_to_float16(work: quantizer.Quantizer) -> None:
     work.update_quantization_recipe(".*", _Op.ALL_SUPPORTED, config, quantizer.AlgorithmName.FLOAT_CASTING)
 
 
-def _settled(content: bytes) -> bytes:
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    integer_ops.settle(model)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def _holds(written: Any, tensors: dict[str, Any], place: dict[str, Any], codes: np.ndarray) -> bool:
-    """Says whether the file's buffer holds exactly the trained codes, up to the sign of a channel."""
-    tensor = tensors.get(place["tensor"])
-    if tensor is None or tensor.quantization is None or tensor.type not in _STORED_BITS:
-        return False
-    stored = stored_codes(written, tensor, _STORED_BITS[tensor.type])
-    channels = _channels(stored, _WEIGHTED[place["op"]][1])
-    sign = np.where((channels.astype(int) * codes).sum(axis=1, keepdims=True) < 0, -1, 1)
-    return bool(np.array_equal(channels * sign, codes))
-
-
 def _width(place: dict[str, Any], format_: Format) -> int:
     """Returns the bits that a weight's code takes in the file.
 
     There is no type of one bit, and two bits have dynamic kernels alone. Codes of fewer bits fit into more.
     """
     return max(place["bits"], 2 if format_.activations == "dynamic" else 4)
-
-
-def stored_codes(model: Any, tensor: Any, bits: int) -> np.ndarray:
-    """Returns the integer codes in a tensor's buffer; several small codes lie in a byte, the lowest bits first."""
-    raw = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int8)
-    shape = tuple(tensor.shape)
-    parts = [(raw << (8 - bits - start)).astype(np.int8) >> (8 - bits) for start in range(0, 8, bits)]
-    return np.stack(parts, axis=1).reshape(-1)[: int(np.prod(shape))].reshape(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,8 +17,9 @@ from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.folding import Folds, find_folds, folded
 from bigmodel.quantization.layers import FakeQuantize, Quantized
+from bigmodel.quantization.parts import find_weight, inner_layers, is_built_in, joined
 from bigmodel.quantization.rebuild import After, Point, copy_layer, rebuild
-from bigmodel.quantization.table import InputQuantization, find_weight, rule_of
+from bigmodel.quantization.table import InputQuantization, LayerRule, WeightQuantization, rule_of, rules_of
 
 # What the converter fuses into the kernel before it; other activations are ops of their own in the file.
 FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
@@ -57,27 +58,33 @@ def _canonical(model: keras.Model, folds: Folds) -> keras.Model:
             return []
         if id(operation) in before:
             return [folded(operation, before[id(operation)])]
-        if type(operation) is keras.layers.SeparableConv2D:
+        if type(operation) in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
             return _split_separable(operation)
         return [copy_layer(operation)]
 
     return rebuild(model, replace)
 
 
-def _split_separable(layer: keras.layers.SeparableConv2D) -> list[keras.layers.Layer]:
+def _split_separable(layer: Any) -> list[keras.layers.Layer]:
     """The depthwise and the pointwise convolution that a separable one is made of."""
-    config = layer.get_config()
+    config, rank = layer.get_config(), len(layer.kernel_size)
+    ranks = {
+        1: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
+        2: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
+    }
+    first, second = ranks[rank]
     shared = {key: config[key] for key in ("strides", "padding", "data_format", "dilation_rate")}
-    depthwise = keras.layers.DepthwiseConv2D(
+    depthwise = first(
         config["kernel_size"], depth_multiplier=config["depth_multiplier"], use_bias=False,
         name=f"{layer.name}_depthwise", **shared,
     )  # fmt: skip
-    pointwise = keras.layers.Conv2D(
+    pointwise = second(
         config["filters"], 1, use_bias=config["use_bias"], activation=config["activation"],
         data_format=config["data_format"], name=layer.name,
     )  # fmt: skip
-    depthwise.build((None, None, None, layer.depthwise_kernel.shape[-2]))
-    pointwise.build((None, None, None, layer.pointwise_kernel.shape[-2]))
+    sizes = (None,) * (rank + 1)
+    depthwise.build((*sizes, layer.depthwise_kernel.shape[-2]))
+    pointwise.build((*sizes, layer.pointwise_kernel.shape[-2]))
     depthwise.kernel.assign(layer.depthwise_kernel)
     pointwise.kernel.assign(layer.pointwise_kernel)
     if layer.use_bias:
@@ -120,7 +127,7 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
-        layer = _quantized(copy_layer(operation), config, skipped)
+        layer = _quantized(operation, config, skipped)
         if config.activations == "static" and isinstance(layer, Quantized) and _adds_bias_apart(operation):
             reason = "the file adds its bias in an op of its own, which rounds once more than the simulation"
             skipped.append(Skipped(layer.name, "quantize", reason))
@@ -153,35 +160,67 @@ def _adds_bias_apart(layer: keras.layers.Layer) -> bool:
     return bool(getattr(layer, "use_bias", False)) and (dilated or stacked)
 
 
-def _quantized(layer: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
-    rule = rule_of(layer)
-    if rule is None:
-        if any(len(variable.shape) > 1 for variable in layer.weights):
-            kind = type(layer).__name__
-            skipped.append(Skipped(layer.name, "quantize", f"{kind} has no quantized simulation: it stays float"))
+def _quantized(original: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
+    """A copy of a layer that computes with quantized weights, as far as the table has rules for what is inside."""
+    layer, weights, ruled = copy_layer(original), {}, rules_of(original)
+    for path, (part, rule) in ruled.items():
+        name = joined(original.name, path)
+        # A caller thinks of an attention layer as one, but of a model of one's own as many.
+        asked = original if is_built_in(original) else part
+        if config.where is not None and not config.where(asked):
+            skipped.append(Skipped(name, "quantize", "`where` leaves it out: it stays float"))
+            continue
+        wanted = config.bits_of(asked)
+        found = rule.weight_quantization(wanted, part)
+        weights |= {joined(path, weight): quantization for weight, quantization in found.items()}
+        bits = next(iter(found.values())).bits
+        if bits != wanted:
+            reason = f"the runtime has no {wanted}-bit {type(part).__name__} kernel: its weights take {bits} bits"
+            skipped.append(Skipped(name, "quantize", reason))
+    skipped += _left_float(original, {id(part) for part, _ in ruled.values()})
+    if not weights:
         return layer
-    if config.where is not None and not config.where(layer):
-        skipped.append(Skipped(layer.name, "quantize", "`where` leaves it out: it stays float"))
-        return layer
-    weights = rule.weight_quantization(config.bits)
-    bits = next(iter(weights.values())).bits
-    if bits != config.bits:
-        reason = f"the runtime has no {config.bits}-bit {type(layer).__name__} kernel: its weights take {bits} bits"
-        skipped.append(Skipped(layer.name, "quantize", reason))
-    if rule.remark and config.activations != "float":
-        skipped.append(Skipped(layer.name, "quantize", rule.remark))
-    return Quantized(layer, weights=weights, inputs=_input_quantization(layer, bits, config.activations))
+    learned = config.method == "aware" and config.clipping == "learned"
+    how = _input_quantizations(layer, weights, config.activations)
+    return Quantized(layer, weights=weights, learned=learned, **how)
 
 
-def _input_quantization(layer: keras.layers.Layer, bits: int, activations: Activations) -> InputQuantization | None:
-    rule = rule_of(layer)
-    if rule is None or activations == "float" or (activations == "static" and not rule.in_loop):
-        return None
-    return rule.inputs(layer, bits)
+def _left_float(layer: keras.layers.Layer, known: set[int]) -> Iterator[Skipped]:
+    """Says which kernels in a layer stay float because the table has no rule for what holds them."""
+    if id(layer) in known:
+        return
+    inside = {id(variable) for _, inner in inner_layers(layer) for variable in inner.variables}
+    if any(len(variable.shape) > 1 and id(variable) not in inside for variable in layer.weights):
+        kind = type(layer).__name__
+        yield Skipped(layer.name, "quantize", f"{kind} has no quantized simulation: it stays float")
+    for _, inner in inner_layers(layer):
+        yield from _left_float(inner, known)
+
+
+def _input_quantizations(
+    layer: keras.layers.Layer, weights: Mapping[str, WeightQuantization], activations: Activations
+) -> dict[str, Any]:
+    """The arguments of `Quantized` that say how the kernels see their inputs, by the bits of their weights.
+
+    In a static file the ops inside a layer made of layers stay dynamic: the tensors between them have no names.
+    """
+    if activations == "float":
+        return {}
+    found: dict[str, InputQuantization | None] = {}
+    for path, (part, rule) in rules_of(layer).items():
+        bits = [q.bits for place, q in weights.items() if place.rpartition("/")[0] == path]
+        if bits and rule.inputs is not None and (activations == "dynamic" or path):
+            found[path] = rule.inputs(part, bits[0])
+    return {"inputs": found.pop("", None), "inner": {path: how for path, how in found.items() if how is not None}}
 
 
 def with_activations(
-    simulation: keras.Model, activations: Activations, *, ranges: Ranges | None = None, momentum: float | None = None
+    simulation: keras.Model,
+    activations: Activations,
+    *,
+    ranges: Ranges | None = None,
+    momentum: float | None = None,
+    dynamic: Collection[str] = (),
 ) -> keras.Model:
     """Returns the simulation of another file with the same weights on the same grids. The given one is not changed.
 
@@ -190,6 +229,7 @@ def with_activations(
         activations: How the other file treats activations.
         ranges: For static activations: the range of every tensor that the file keeps in 8 bits.
         momentum: For static activations: the momentum of ranges that move in training.
+        dynamic: For static activations: names of the layers whose kernels find the range of their input at run time.
     """
     outputs = set(simulation.output_names) if activations == "static" else set()
 
@@ -203,7 +243,8 @@ def with_activations(
         else:
             inner = [copy_layer(operation.layer, name=operation.name)]
             inner = _split_activation(inner[0]) if activations == "static" else inner
-            links = [_rewrapped(operation, inner[0], activations), *inner[1:]]
+            kind = "dynamic" if operation.name in dynamic else activations
+            links = [_rewrapped(operation, inner[0], kind), *inner[1:]]
         return _named_output(links, operation.name) if operation.name in outputs else links
 
     after = _range_inserter(ranges, momentum) if ranges else None
@@ -211,14 +252,13 @@ def with_activations(
 
 
 def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Activations) -> Quantized:
-    bits = next(iter(operation.quantized_weights.values())).bits
-    layer = Quantized(
-        inner,
-        weights=operation.quantized_weights,
-        inputs=_input_quantization(inner, bits, activations),
-        fixed=operation.fixed,
-    )
+    weights = operation.quantized_weights
+    how = _input_quantizations(inner, weights, activations)
+    learned = operation.learned and not operation.fixed
+    layer = Quantized(inner, weights=weights, fixed=operation.fixed, learned=learned, **how)
     for source, target in zip(operation.scales, layer.scales, strict=True):
+        target.assign(source)
+    for source, target in zip(operation.changes if learned else (), layer.changes, strict=True):
         target.assign(source)
     return layer
 
@@ -270,13 +310,14 @@ def activations_of(simulation: keras.Model) -> Activations:
     """Returns how the simulated file treats activations."""
     if range_layers(simulation):
         return "static"
-    return "dynamic" if any(layer.inputs is not None for layer in quantized_layers(simulation)) else "float"
+    return "dynamic" if any(layer.inputs or layer.inner for layer in quantized_layers(simulation)) else "float"
 
 
 def grids(simulation: keras.Model) -> list[Grid]:
     """Returns the grids of all quantized weights, for the file."""
     found = []
     for layer in quantized_layers(simulation):
+        rules = rules_of(layer.layer)
         for path, variable, quantization, scale in layer.grids():
             codes = np.asarray(fake.weight_codes(variable.value, scale, quantization.bits))
             scale = np.broadcast_to(np.asarray(scale), quantization.scale_shape(codes.shape))
@@ -287,9 +328,18 @@ def grids(simulation: keras.Model) -> list[Grid]:
                     bits=quantization.bits,
                     codes=quantization.channels_first(codes).astype(np.int8),
                     scale=scale.reshape(-1).astype(np.float32),
+                    weights_only=_is_widened(rules.get(path.rpartition("/")[0]), quantization.bits),
                 )
             )
     return found
+
+
+def _is_widened(ruled: tuple[keras.layers.Layer, LayerRule] | None, bits: int) -> bool:
+    """Whether the kernel of a layer takes its input as floats, and its weights widened to floats."""
+    if ruled is None or ruled[1].gathers:
+        return False
+    part, rule = ruled
+    return rule.inputs is None or rule.inputs(part, bits) is None
 
 
 def taps(model: keras.Model) -> tuple[list[Point], keras.Model]:

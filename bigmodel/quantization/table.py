@@ -15,8 +15,6 @@ import keras
 import numpy as np
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell  # the cell of the public ConvLSTM layers
 
-from bigmodel.config.quantization import WIDTHS
-
 # Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
 from bigmodel.quantization import fake, parts
 

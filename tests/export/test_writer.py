@@ -5,39 +5,40 @@ import types
 import numpy as np
 import pytest
 
-from bigmodel.export.writer import _channel_scale, _channels, _same, stored_codes
+from bigmodel.export.placement import channel_scale, channels, stored_codes
+from bigmodel.export.writer import _same
 
 RNG = np.random.default_rng(0)
 
 
-def grid(channels=6, values=20, limit=127):
-    codes = RNG.integers(-limit, limit + 1, (channels, values)).astype(np.int8)
-    return codes, RNG.uniform(0.001, 0.1, channels).astype(np.float32)
+def grid(count=6, values=20, limit=127):
+    codes = RNG.integers(-limit, limit + 1, (count, values)).astype(np.int8)
+    return codes, RNG.uniform(0.001, 0.1, count).astype(np.float32)
 
 
 @pytest.mark.parametrize("limit", [127, 7])
 def test_the_scale_is_found_from_values_and_codes(limit):
     codes, scale = grid(limit=limit)
-    np.testing.assert_allclose(_channel_scale(codes * scale[:, None], codes), scale, rtol=1e-6)
+    np.testing.assert_allclose(channel_scale(codes * scale[:, None], codes), scale, rtol=1e-6)
 
 
 def test_a_channel_that_was_multiplied_by_any_factor_keeps_its_codes():
     codes, scale = grid()
     factor = np.float32([-3.0, 0.1, 1.0, -0.5, 7.0, 2.0])
     folded = (codes * scale[:, None]) * factor[:, None]
-    np.testing.assert_allclose(_channel_scale(folded, codes), scale * np.abs(factor), rtol=1e-6)
+    np.testing.assert_allclose(channel_scale(folded, codes), scale * np.abs(factor), rtol=1e-6)
 
 
 def test_a_grid_whose_top_code_is_unused_is_not_stretched():
     codes, scale = grid()
     codes = np.clip(codes, -60, 60)
-    np.testing.assert_allclose(_channel_scale(codes * scale[:, None], codes), scale, rtol=1e-6)
+    np.testing.assert_allclose(channel_scale(codes * scale[:, None], codes), scale, rtol=1e-6)
 
 
 def test_zero_channels_lie_on_any_grid():
     codes, scale = grid()
     codes[2] = 0
-    found = _channel_scale(codes * scale[:, None], codes)
+    found = channel_scale(codes * scale[:, None], codes)
     assert found[2] > 0
     np.testing.assert_allclose(np.delete(found, 2), np.delete(scale, 2), rtol=1e-6)
 
@@ -55,13 +56,13 @@ def test_other_weights_are_not_taken_for_it(change):
         values = values.T
     else:
         values[1, 0] = 1e-3
-    assert _channel_scale(values, codes) is None
+    assert channel_scale(values, codes) is None
 
 
 def test_channels_are_taken_from_their_axis():
     values = np.arange(24).reshape(1, 2, 3, 4)
-    np.testing.assert_array_equal(_channels(values, 3)[1], values[..., 1].ravel())
-    np.testing.assert_array_equal(_channels(values, None), values.reshape(1, -1))
+    np.testing.assert_array_equal(channels(values, 3)[1], values[..., 1].ravel())
+    np.testing.assert_array_equal(channels(values, None), values.reshape(1, -1))
 
 
 def test_values_are_the_same_whatever_their_shape_and_rounding():

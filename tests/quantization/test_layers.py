@@ -7,20 +7,28 @@ from keras import layers, ops
 
 from bigmodel.errors import ModelError
 from bigmodel.quantization import RULES, FakeQuantize, Quantized, fake
-from bigmodel.quantization.table import InputQuantization, WeightQuantization, find_weight, rule_of
+from bigmodel.quantization.parts import find_weight, joined
+from bigmodel.quantization.table import InputQuantization, WeightQuantization, rule_of, rules_of
 
 RNG = np.random.default_rng(0)
 
-# One row for each class of the table: a layer, and the shape of a batch for it.
+# For each rule of the table a layer that follows it, and the shape of a batch for it.
 ROWS = {
     layers.Dense: (lambda: layers.Dense(4, activation="relu"), (5, 6)),
+    layers.EinsumDense: (lambda: layers.EinsumDense("abc,bcd->ad", 4, bias_axes="d"), (5, 3, 2)),
     layers.Conv1D: (lambda: layers.Conv1D(4, 3, padding="same"), (5, 8, 3)),
     layers.Conv2D: (lambda: layers.Conv2D(4, 3, strides=2), (5, 8, 8, 3)),
+    layers.Conv3D: (lambda: layers.Conv3D(4, 2), (5, 4, 4, 4, 3)),
+    layers.Conv1DTranspose: (lambda: layers.Conv1DTranspose(4, 3, strides=2), (5, 6, 3)),
+    layers.Conv2DTranspose: (lambda: layers.Conv2DTranspose(4, 3, strides=2), (5, 6, 6, 3)),
+    layers.Conv3DTranspose: (lambda: layers.Conv3DTranspose(4, 2), (5, 3, 3, 3, 2)),
+    layers.DepthwiseConv1D: (lambda: layers.DepthwiseConv1D(3, depth_multiplier=2), (5, 8, 3)),
     layers.DepthwiseConv2D: (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), (5, 8, 8, 3)),
     layers.Embedding: (lambda: layers.Embedding(10, 4), (5, 6)),
     layers.LSTM: (lambda: layers.LSTM(4), (5, 6, 3)),
     layers.GRU: (lambda: layers.GRU(4, return_sequences=True), (5, 6, 3)),
     layers.SimpleRNN: (lambda: layers.SimpleRNN(4), (5, 6, 3)),
+    layers.ConvLSTM2D: (lambda: layers.ConvLSTM2D(2, 3), (5, 3, 5, 5, 2)),
 }
 
 
@@ -41,38 +49,43 @@ def built(kind, **changes):
 
 
 def wrapped(layer, bits=8, *, dynamic=False, **kwargs):
-    rule = rule_of(layer)
-    weights = rule.weight_quantization(bits)
-    held = next(iter(weights.values())).bits
-    return Quantized(layer, weights=weights, inputs=rule.inputs(layer, held) if dynamic else None, **kwargs)
+    weights, inputs = {}, {}
+    for path, (part, rule) in rules_of(layer).items():
+        found = rule.weight_quantization(bits, part)
+        weights |= {joined(path, name): quantization for name, quantization in found.items()}
+        if dynamic and rule.inputs is not None:
+            inputs[path] = rule.inputs(part, next(iter(found.values())).bits)
+    return Quantized(layer, weights=weights, inputs=inputs.pop("", None), inner=inputs, **kwargs)
 
 
-def test_every_class_of_the_table_has_its_row():
-    assert set(ROWS) == set(RULES)
+def test_every_rule_of_the_table_is_followed_by_a_row():
+    followed = {type(part) for kind in ROWS for part, _ in rules_of(built(kind)).values()}
+    assert followed == set(RULES)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("kind", RULES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 def test_it_computes_as_the_layer_with_its_weights_put_on_the_grid_by_hand(kind, bits):
     layer, x = built(kind), batch(kind)
     by_hand = built(kind)
     for source, target in zip(layer.variables, by_hand.variables, strict=True):
         target.assign(source)
-    for path, axes in RULES[kind].weights.items():
+    layer = wrapped(layer, bits)
+    for path, quantization in layer.quantized_weights.items():
         variable = find_weight(by_hand, path)
         w = variable.numpy()
-        others = tuple(i for i in range(w.ndim) if i not in [axis % w.ndim for axis in axes])
-        limit = 127 if bits not in RULES[kind].bits else 2 ** (bits - 1) - 1
+        others = tuple(i for i in range(w.ndim) if i not in [axis % w.ndim for axis in quantization.axes])
+        limit = 2 ** (quantization.bits - 1) - 1
         scale = np.abs(w).max(axis=others, keepdims=True) / np.float32(limit)
         variable.assign(np.rint(w / scale) * scale)
-    before = [v.numpy() for v in layer.variables]
-    np.testing.assert_allclose(wrapped(layer, bits)(x), by_hand(x), rtol=1e-5, atol=1e-6)
-    for old, variable in zip(before, layer.variables, strict=True):
+    before = [v.numpy() for v in layer.layer.variables]
+    np.testing.assert_allclose(layer(x), by_hand(x), rtol=1e-5, atol=1e-6)
+    for old, variable in zip(before, layer.layer.variables, strict=True):
         if "seed" not in variable.path:
             np.testing.assert_array_equal(old, variable.numpy())  # substituted, not assigned
 
 
-@pytest.mark.parametrize("kind", RULES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 def test_it_trains_and_its_weights_move(kind):
     shape = ROWS[kind][1]
     inputs = keras.Input(shape[1:], dtype="int32" if kind is layers.Embedding else "float32")
@@ -83,13 +96,13 @@ def test_it_trains_and_its_weights_move(kind):
     x = batch(kind)
     model.fit(x, np.ones((5, model.output_shape[1])), verbose=0)
     model.fit(x, np.ones((5, model.output_shape[1])), verbose=0)
-    for path in RULES[kind].weights:
+    for path in layer.quantized_weights:
         kernel = find_weight(layer.layer, path)
         index = next(i for i, variable in enumerate(layer.weights) if variable is kernel)
         assert not np.array_equal(before[index], kernel.numpy())
 
 
-@pytest.mark.parametrize("kind", RULES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 def test_it_comes_back_from_its_config(kind):
     x, layer = batch(kind), wrapped(built(kind), 4, dynamic=True)
     expected = layer(x)
@@ -377,7 +390,15 @@ def test_bits_without_a_kernel_become_the_next_more():
         (layers.Conv2D(4, 1, groups=2), (None, 4, 4, 4), 8, InputQuantization("sample", "xnnpack", (1, 1))),
         (layers.Conv1D(2, 3, dilation_rate=2), (None, 8, 3), 8, InputQuantization("sample", "xnnpack", (2,))),
         (layers.DepthwiseConv2D(3), (None, 8, 8, 3), 8, InputQuantization("sample", "builtin", (1, 1))),
-        (layers.Embedding(5, 3), (None, 4), 8, None),
+        (
+            layers.EinsumDense("abcd,cde->abe", (5, 2)),
+            (None, 5, 3, 3),
+            4,
+            InputQuantization("row", "builtin", axes=(-2, -1)),
+        ),
+        (layers.EinsumDense("abc,bd->adc", (7, 6)), (None, 4, 6), 4, InputQuantization("row", axes=(-2,))),
+        (layers.EinsumDense("...x,xy->...y", (5, 2)), (None, 5, 4), 8, InputQuantization("row")),
+        (layers.EinsumDense("abc,bcd->abd", (5, 7)), (None, 5, 4), 8, None),
     ],
 )
 def test_the_kernel_that_runs_a_layer_decides_on_its_input(layer, shape, bits, expected):
