@@ -1,0 +1,137 @@
+"""Who proposes the values of the next trial: KerasTuner's oracles, told when to stop, and a bisection of our own.
+
+Only functions import this module: it loads KerasTuner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras_tuner
+from keras_tuner import engine
+
+from bigmodel.config import TuneConfig
+from bigmodel.tuning.clock import Clock
+from bigmodel.tuning.objective import Objective
+
+_STOPPED = {"status": "STOPPED", "values": None}
+
+
+def oracle_of(config: TuneConfig, objective: Objective, clock: Clock, *, seed: int, most_epochs: int) -> Any:
+    """Returns the oracle that a config asks for, which stops when the time is up.
+
+    Args:
+        config: Its `tuner` and `max_trials` count.
+        objective: Its direction counts.
+        clock: Says when the time is up.
+        seed: Same seed, same proposals.
+        most_epochs: Of hyperband: epochs of its longest trainings.
+    """
+    kinds = {
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "grid": keras_tuner.oracles.GridSearchOracle,
+        "hyperband": keras_tuner.oracles.HyperbandOracle,
+    }
+    settings: dict[str, Any] = {
+        "objective": keras_tuner.Objective("score", objective.direction),
+        "seed": seed + 1,  # KerasTuner takes 0 for none
+        "max_consecutive_failed_trials": config.max_trials + 1,  # a failed trial is a result; all failed is our error
+    }
+    if config.tuner == "hyperband":
+        settings |= {"max_epochs": max(2, most_epochs), "hyperband_iterations": 1}
+    else:
+        settings["max_trials"] = config.max_trials
+    oracle = _timed(kinds[config.tuner], clock)(**settings)
+    oracle.max_trials = config.max_trials  # hyperband has no argument for it
+    return oracle
+
+
+def _timed(kind: Any, clock: Clock) -> Any:
+    class Timed(kind):
+        """An oracle that proposes nothing more when the time is up."""
+
+        def populate_space(self, trial_id: str) -> Any:
+            return dict(_STOPPED) if clock.is_over else super().populate_space(trial_id)
+
+    return Timed
+
+
+class BudgetOracle(engine.oracle.Oracle):
+    """Finds the smallest network that holds, by bisection over what is left of it, then trains there for longer.
+
+    Short trainings part the shares on a geometric ladder into those that hold and those that do not; each rung leaves
+    1/sqrt(2) of the one above. A longer training usually saves one or two rungs more: the winner and the rungs below
+    it are trained for longer, downwards, until one does not hold.
+
+    Args:
+        clock: Says when the time is up.
+        objective: Says which trials hold.
+        fixed: Values of every trial.
+        ladder: Shares of the parameters that are left, from large to small.
+        epochs: Epochs of a short training.
+        longer: How many times as long the last trainings are.
+        seed: Not used; every oracle has one.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        objective: Objective,
+        *,
+        fixed: Mapping[str, Any],
+        ladder: list[float],
+        epochs: int,
+        longer: int,
+        seed: int,
+    ) -> None:
+        super().__init__(objective=keras_tuner.Objective("score", "min"), max_trials=10**3, seed=seed + 1)
+        self.max_consecutive_failed_trials = 10**3
+        self.clock, self.goal = clock, objective
+        self.fixed, self.ladder, self.epochs, self.longer = dict(fixed), ladder, epochs, longer
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        proposal = None if self.clock.is_over else self._next()
+        if proposal is None:
+            return dict(_STOPPED)
+        rung, epochs = proposal
+        return {"status": "RUNNING", "values": {**self.fixed, "channels": self.ladder[rung], "epochs": epochs}}
+
+    def _next(self) -> tuple[int, int] | None:
+        """The rung and the epochs of the next trial; `None`: done."""
+        short, long = self._held(self.epochs), self._held(self.epochs * self.longer)
+        low = max((rung for rung, holds in short.items() if holds), default=-1)  # the smallest network that held
+        high = min((rung for rung, holds in short.items() if not holds), default=len(self.ladder))
+        high = max(high, low + 1)
+        if not long and high - low > 1:
+            return (low + high) // 2, self.epochs
+        start = max(low, 0)
+        rungs = sorted(long)
+        if not rungs:
+            return start, self.epochs * self.longer
+        if not all(long.values()):  # the way down ended, or the first rung did not hold: up, until one does
+            up = rungs[0] - 1
+            return (up, self.epochs * self.longer) if not any(long.values()) and up >= 0 else None
+        down = rungs[-1] + 1
+        return (down, self.epochs * self.longer) if down < len(self.ladder) else None
+
+    def _held(self, epochs: int) -> dict[int, bool]:
+        """For each rung that was tried with so many epochs, whether it held."""
+        found = {}
+        for trial in self.trials.values():
+            values = trial.hyperparameters.values
+            if trial.status in ("COMPLETED", "FAILED") and values.get("epochs") == epochs:
+                found[self.ladder.index(values["channels"])] = self.goal.is_within(trial.score)
+        return found
+
+
+def ladder_of(least: float) -> list[float]:
+    """Returns shares from 1/2 downwards, each 1/sqrt(2) of the one before, to about `least`.
+
+    >>> ladder_of(0.2)
+    [0.5, 0.35355, 0.25, 0.17678]
+    """
+    rungs = max(1, math.ceil(2 * math.log2(0.5 / least)))
+    return [round(0.5 * 2 ** (-rung / 2), 5) for rung in range(rungs + 1)]

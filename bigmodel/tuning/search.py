@@ -1,0 +1,284 @@
+"""The tuning step: searches, verifies the winner on data that the search did not see, and says whether it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from bigmodel.config import Target, TrainConfig, TuneConfig
+from bigmodel.data import Data, Split
+from bigmodel.errors import ModelError
+from bigmodel.tuning.clock import Clock
+from bigmodel.tuning.holdout import Verdict, set_aside
+from bigmodel.tuning.ledger import Ledger, Row
+from bigmodel.tuning.objective import Objective, objective_of
+from bigmodel.tuning.settings import train_config
+from bigmodel.tuning.space import Bounds, bounds_of, checked, space_of
+from bigmodel.tuning.trial import Bench, measure_baseline
+
+# Trials that train twice as long when none has held: those that came nearest.
+_AGAIN = 3
+_LONGER = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tuned:
+    """What a search found.
+
+    Args:
+        model: The best trial's model, compiled like the one that was given; it simulates its file where it has bits.
+        hyperparameters: The best trial's values, by name.
+        trials: Every trial: trial, values, status ("done", "stopped", "failed"), reason, score, metric, size_bytes,
+            seconds, and for those that were verified `holdout_metric` and `verified`.
+        objective: What the score says, as `bigmodel.tuning.Objective` explains.
+        value: The best trial's score.
+        target_met: Whether it keeps the bounds, on the samples of the search and on the fold that was set aside.
+        litert_path: Its file; `None` where the objective needed none.
+        tuner: KerasTuner's tuner: `tuner.results_summary()`, `tuner.oracle` and the rest.
+        notes: What a reader should know.
+    """
+
+    model: keras.Model
+    hyperparameters: Mapping[str, Any]
+    trials: Sequence[Mapping[str, Any]]
+    objective: str
+    value: float
+    target_met: bool
+    litert_path: Path | None
+    tuner: Any
+    notes: tuple[str, ...]
+
+
+def tune_model(
+    model: keras.Model,
+    data: Data,
+    config: TuneConfig,
+    *,
+    target: Target,
+    train: TrainConfig,
+    seed: int,
+    directory: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    options: Options | None = None,
+) -> Tuned:
+    """Searches for the best hyperparameters. The caller's model, data and configs are not changed.
+
+    A search that was cut off goes on when called again: finished trials are not run again.
+
+    Args:
+        model: A compiled model: trials start from it, or from what `config.build` makes, and its loss and metrics
+            count.
+        data: Data from `as_data`.
+        config: What is searched, by which tuner, for how long.
+        target: The bounds of an objective that has them.
+        train: How trials train where they say nothing else.
+        seed: Same seed, same result.
+        directory: Where the trials lie.
+        callbacks: For every training.
+        options: What a run that surrounds the search knows or wants to know.
+
+    Returns:
+        The winner and all trials.
+
+    Raises:
+        ArgumentError: The objective or a value of the space is not known.
+        ModelError: No trial came to anything.
+        ConversionError: The model has no float file.
+    """
+    options = options or Options()
+    return _Search(model, data, config, target, train, seed, directory, tuple(callbacks), options).go()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run that surrounds a search knows, and wants to know.
+
+    Args:
+        tell: Called with each trial's row when it is new.
+        watch: Called after each trial with its row and the best one so far.
+        fixed: Values that every trial takes, by the names of `VALUES`: what was ordered.
+        may_remove_channels: Whether channels may go.
+        bisect: Whether to look along one ladder of sizes instead of everywhere: few trials, the same ones each time.
+    """
+
+    tell: Callable[[Row], Any] | None = None
+    watch: Callable[[Row, Row | None], Any] = lambda row, best: None
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    may_remove_channels: bool = True
+    bisect: bool = False
+
+
+@dataclasses.dataclass
+class _Search:
+    model: keras.Model
+    data: Data
+    config: TuneConfig
+    target: Target
+    train: TrainConfig
+    seed: int
+    directory: Path
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    options: Options
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.objective: Objective = objective_of(self.config, self.target)
+        self.ledger = Ledger(self.directory, self.options.tell)
+        self.searched, self.fold = set_aside(self.data, self.config.holdout, self.seed)
+        self.notes: list[str] = []
+
+    def go(self) -> Tuned:
+        """Searches, verifies, and widens once where nothing held."""
+        with warnings.catch_warnings():
+            # KerasTuner calls what Python has deprecated, at each step of an oracle.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras_tuner")
+            bench = self._bench()
+            tuner = self._tuner(bench)
+            self._run(tuner)
+            verdict = Verdict(bench, self.fold)
+            winner = self._verified(bench, verdict)
+            if winner is None and bench.objective.is_bounded and not tuner.clock.is_over:
+                self._widen(bench, tuner)
+                winner = self._verified(bench, verdict)
+            return self._tuned(bench, tuner, winner)
+
+    def _bench(self) -> Bench:
+        path = self.directory / "float.tflite"
+        baseline = self.ledger.fact("baseline", lambda: measure_baseline(self.model, self.searched, self.seed, path))
+        shared = {**baseline, "path": str(path)}
+        return Bench(self.model, self.searched, self.objective, self.train, self.seed, shared, self.callbacks)
+
+    def _bounds(self) -> Bounds:
+        start = self.model if self.config.build is None else None
+        channels = self.options.may_remove_channels and self._looks_at_channels()
+
+        def find() -> Row:
+            bounds = bounds_of(start, self.searched, self.target, self.train, channels=channels, seed=self.seed)
+            return dataclasses.asdict(bounds)
+
+        return Bounds(**self.ledger.fact("bounds", find))
+
+    def _looks_at_channels(self) -> bool:
+        return not callable(self.config.space) and self.config.space != "training"
+
+    def _tuner(self, bench: Bench) -> Any:
+        from bigmodel.tuning.oracles import BudgetOracle, ladder_of, oracle_of
+        from bigmodel.tuning.tuner import Declared, TrialTuner
+
+        bounds, fixed = self._bounds(), dict(self.options.fixed)
+        clock = Clock(self.config.max_seconds, self.ledger.rows())
+        if self.options.bisect:
+            oracle = BudgetOracle(
+                clock, self.objective, fixed=fixed, ladder=ladder_of(min(bounds.least_channels, 0.5)),
+                epochs=max(1, self.train.epochs), longer=_LONGER, seed=self.seed,
+            )  # fmt: skip
+            space: Any = lambda hp: checked({**hp.values})  # noqa: E731
+        else:
+            oracle = oracle_of(
+                self.config, self.objective, clock, seed=self.seed, most_epochs=train_config(self.train, {}).epochs
+            )
+            declared_space = space_of(self.config, bounds)
+
+            def space(hp: Any) -> Mapping[str, Any]:
+                return {**declared_space(hp), **fixed}
+
+        with redirect_stdout(io.StringIO()):
+            declared = Declared(self.config.build, space, self.seed)
+            return TrialTuner(oracle, declared, bench, self.ledger, clock, self.options.watch)
+
+    def _run(self, tuner: Any) -> None:
+        if self.config.parallel_trials > 1:
+            from bigmodel.tuning.workers import Workers
+
+            with Workers(self.model, self.searched, self.config, self.options.fixed, tuner) as workers:
+                tuner.search_parallel(workers.run, self.config.parallel_trials)
+        else:
+            tuner.search()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _ranked(self) -> list[Row]:
+        from bigmodel.tuning.tuner import ranked
+
+        return [row for row in ranked(self.ledger.rows(), self.objective) if self._has_model(row)]
+
+    def _has_model(self, row: Row) -> bool:
+        return (self.ledger.folder(row["trial"]) / "model.keras").is_file()
+
+    def _verified(self, bench: Bench, verdict: Verdict) -> Row | None:
+        """The best trial that holds on the fold too; `None`: there is none."""
+        for row in self._ranked():
+            if not self.objective.is_within(row["score"]):
+                return None
+            figures = self.ledger.verified(row["trial"], lambda folder: self._judged(verdict, folder))
+            if figures["verified"]:
+                return {**row, **figures}
+        return None
+
+    def _judged(self, verdict: Verdict, folder: Path) -> Row:
+        figures = verdict.figures(folder)
+        return {**figures, "verified": verdict.holds(figures)}
+
+    def _widen(self, bench: Bench, tuner: Any) -> None:
+        """Trains the trials that came nearest once more, twice as long."""
+        self.notes.append(f"no trial held on the fold that was set aside: the best {_AGAIN} were trained twice as long")
+        tried: dict[str, Row] = {}
+        for row in self._ranked():  # of trials that differ in their epochs alone the best one
+            kind = {name: value for name, value in row["values"].items() if name != "epochs"}
+            tried.setdefault(json.dumps(kind, sort_keys=True), row)
+        for row in [row for row in tried.values() if not row["trial"].endswith("x2")][:_AGAIN]:
+            hp = tuner.oracle.get_space()
+            hp.values = dict(row["values"])
+
+            def again(folder: Path, hp: Any = hp) -> Row:
+                network, values = tuner.hypermodel.build(hp)
+                return bench.run(network, values, folder, times=2, deadline=tuner.clock.deadline)
+
+            tuner.clock.saw(self.ledger.once(f"{row['trial']}x2", row["values"], again))
+
+    def _tuned(self, bench: Bench, tuner: Any, winner: Row | None) -> Tuned:
+        able = self._ranked()
+        if not able:
+            reasons = "; ".join(sorted({row["reason"] for row in self.ledger.rows() if row["reason"]})[:3])
+            raise ModelError(
+                "No trial came to anything.",
+                received=f"{len(self.ledger.rows())} trials: {reasons or 'the time was up'}",
+                expected="at least one trial that trains and can be measured",
+                fix="Widen the space or the target, or allow more trials or time.",
+            )
+        best = winner or min(able, key=lambda row: (row.get("metric_drop", 0.0), row["trial"]))
+        folder = self.ledger.folder(best["trial"])
+        file = folder / "model.tflite"
+        return Tuned(
+            model=self._load(folder / "model.keras"),
+            hyperparameters={name: v for name, v in best["values"].items() if not name.startswith("tuner/")},
+            trials=tuple({**row, **self.ledger.verdict(row["trial"])} for row in self.ledger.rows()),
+            objective=self.objective.name,
+            value=best["score"],
+            target_met=winner is not None,
+            litert_path=file if file.is_file() else None,
+            tuner=tuner,
+            notes=tuple(self.notes),
+        )
+
+    def _load(self, path: Path) -> keras.Model:
+        from bigmodel.own_parts import custom_objects_of, has_lambda
+        from bigmodel.training import compile_like
+
+        own, safe_mode = custom_objects_of(self.model), not has_lambda(self.model)
+        model = keras.models.load_model(path, own, compile=False, safe_mode=safe_mode)
+        compile_like(model, self.model)
+        return model
+
+
+def fold_of(data: Data, config: TuneConfig, seed: int) -> Split | None:
+    """Returns the fold of the validation split that a search with these settings does not see."""
+    return set_aside(data, config.holdout, seed)[1]

@@ -1,0 +1,155 @@
+"""The values of a trial, applied: to a network before it trains, and to the configs of the steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from bigmodel.config import PruneConfig, QuantizeConfig, TrainConfig
+from bigmodel.data import Data
+from bigmodel.errors import ArgumentError, ModelError, describe
+from bigmodel.training import clone, fit, pretrain
+from bigmodel.training.compilation import Compilation
+from bigmodel.tuning.space import TRAINING
+
+_SLOTS = {"bits": (32, 16, 8, 4, 2), "activations": ("dynamic", "static", "float"), "schedule": ("cosine", "constant")}
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws what Keras draws from a seed; Python's and NumPy's own states are given back."""
+    state, array_state = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(array_state)
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Checks the values that have a few forms only; the others are checked by the configs that they go into.
+
+    Raises:
+        ArgumentError: A value is none of them.
+    """
+    for name, known in _SLOTS.items():
+        if name in values and values[name] not in known:
+            raise ArgumentError(
+                "The trial can't be made.",
+                received=f"{name}={describe(values[name])}",
+                expected="one of " + ", ".join(map(repr, known)),
+                fix=f"Let the space return other values of {name}.",
+            )
+
+
+def train_config(train: TrainConfig, values: Mapping[str, Any], *, times: int = 1) -> TrainConfig:
+    """Returns how a trial trains.
+
+    Args:
+        train: What holds where the trial says nothing.
+        values: The trial's values.
+        times: Factor on its epochs.
+    """
+    own = {name: values[name] for name in ("learning_rate", "batch_size") if name in values}
+    return dataclasses.replace(train, epochs=times * int(values.get("epochs", train.epochs)), **own)
+
+
+def trains_anew(values: Mapping[str, Any]) -> bool:
+    """Says whether the values ask for a training of the whole network."""
+    return any(name in values for name in TRAINING)
+
+
+def trained(
+    network: keras.Model,
+    data: Data,
+    values: Mapping[str, Any],
+    train: TrainConfig,
+    *,
+    callbacks: list[keras.callbacks.Callback],
+    seed: int,
+) -> keras.Model:
+    """Trains a network as a trial asks. The network is not changed; a clone comes back.
+
+    Args:
+        network: A compiled model.
+        data: The splits of the search.
+        values: The trial's values.
+        train: What `train_config` made of them.
+        callbacks: For Keras' `fit`.
+        seed: Of new weights, the order of the data and the dropped units.
+
+    Raises:
+        ModelError: The network compiles in a way of its own, so that the optimizer can't be another.
+    """
+    made = clone(network)
+    if "dropout" in values:
+        for layer in made._flatten_layers():
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = float(values["dropout"])
+    if "initializer" in values:
+        _initialize(made, values["initializer"], seed)
+    _compile(made, network, values)
+    if values.get("schedule") == "constant":
+        train = dataclasses.replace(train, pretrain_epochs=train.epochs)
+        pretrain(made, data, train, callbacks=callbacks, seed=seed)
+    else:
+        rate = values.get("learning_rate", float(np.asarray(made.optimizer.learning_rate)))
+        fit(made, data, train, learning_rate=rate, callbacks=callbacks, seed=seed)
+    return made
+
+
+def _initialize(model: keras.Model, name: str, seed: int) -> None:
+    for position, variable in enumerate(model.trainable_variables):
+        if len(variable.shape) > 1:
+            initializer = keras.initializers.get({"class_name": name, "config": {"seed": seed + position}})
+            variable.assign(initializer(variable.shape))
+
+
+def _compile(made: keras.Model, network: keras.Model, values: Mapping[str, Any]) -> None:
+    if not {"optimizer", "learning_rate", "weight_decay"} & set(values):
+        return
+    compilation = Compilation.of(network)
+    if compilation.is_custom:
+        raise ModelError(
+            "The optimizer can't be searched.",
+            received=f"{type(network).__name__} with a compile() of its own",
+            expected="a model that compiles as keras.Model does",
+            fix="Leave optimizer, learning_rate and weight_decay out of the space.",
+        )
+    own = compilation.settings["optimizer"]
+    optimizer = keras.optimizers.get(values["optimizer"]) if "optimizer" in values else own
+    config = {**optimizer.get_config()}
+    config |= {name: values[name] for name in ("learning_rate", "weight_decay") if name in values}
+    fresh = type(optimizer).from_config(config)
+    dataclasses.replace(compilation, settings={**compilation.settings, "optimizer": fresh}).apply(made)
+
+
+def channels_config(values: Mapping[str, Any]) -> PruneConfig | None:
+    """Returns how channels are removed; `None` where they stay."""
+    share = float(values.get("channels", 1.0))
+    if share >= 1:
+        return None
+    return PruneConfig(granularity="channel", ranking="global", budget={"parameters": share})
+
+
+def zeros_config(values: Mapping[str, Any]) -> PruneConfig | None:
+    """Returns how weights become zero; `None` where they do not."""
+    share = float(values.get("sparsity", 0.0))
+    return PruneConfig(sparsity=share) if share > 0 else None
+
+
+def quantize_config(values: Mapping[str, Any]) -> QuantizeConfig | None:
+    """Returns how weights are rounded; `None` for float files."""
+    bits = int(values.get("bits", 32))
+    if bits > 8:
+        return None
+    method = "post_training" if bits == 8 else "aware"  # at 8 bits there is next to nothing to win back
+    clipping = values.get("clipping", "auto")
+    return QuantizeConfig(bits, values.get("activations", "dynamic"), method, clipping=clipping)  # type: ignore[arg-type]
