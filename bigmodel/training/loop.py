@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from bigmodel.config import TrainConfig
 from bigmodel.data import Data
@@ -127,9 +128,10 @@ class _Run:
         self.epochs, self.seed, self.peak = epochs, seed, peak
         self.compilation = Compilation.of(model)
         self.clock = _Clock()
-        self.whole = self.batches = data.train.batches(
-            config.batch_size, shuffle=True, seed=seed, epoch=lambda: self.clock.epoch
-        )
+        batches = data.train.batches(config.batch_size, shuffle=True, seed=seed, epoch=lambda: self.clock.epoch)
+        if epochs == 1 and int(batches.cardinality()) < 0:  # schedules have no epoch before, from which to learn it
+            batches = batches.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in batches)))
+        self.whole = self.batches = batches
         self.validation = data.validation and data.validation.batches(config.batch_size)
         self.parts = 1  # of a batch that go through one after the other, where a whole one does not fit the memory
         self.xla: bool | None = None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bigmodel.callbacks import MagnitudePruning
 from bigmodel.config import TrainConfig
@@ -268,3 +269,16 @@ def test_a_stream_of_unknown_length_is_trained_with_a_rate_by_epoch(data):
     rates = result.history["learning_rate"]
     assert rates == pytest.approx([0.01 * (1 + np.cos(np.pi * epoch / 4)) for epoch in range(4)], rel=1e-5)
     assert measured(model, data)["loss"] < before["loss"]
+
+
+def test_one_epoch_over_a_stream_of_unknown_length_reaches_the_end_of_its_schedules():
+    x = np.random.default_rng(0).normal(size=(256, 12)).astype("float32")
+    stream = tf.data.Dataset.from_generator(
+        lambda: zip(x, x[:, :3].argmax(axis=1), strict=True),
+        output_signature=(tf.TensorSpec((12,), tf.float32), tf.TensorSpec((), tf.int64)),
+    ).batch(32)
+    model = network()
+    data = as_data(stream, model=model)
+    assert int(data.train.batches(32).cardinality()) < 0
+    fit(model, data, TrainConfig(epochs=1), callbacks=[MagnitudePruning(0.5)])
+    assert int((np.asarray(model.layers[0].kernel) == 0).sum()) == 144
