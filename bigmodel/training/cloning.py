@@ -29,14 +29,25 @@ def clone(model: keras.Model) -> keras.Model:
         >>> bool((clone(model).layers[0].kernel.numpy() == model.layers[0].kernel.numpy()).all())
         True
     """
-    second = clone_uncompiled(model)
-    if model.compiled:
-        compile_like(second, model)
-    return second
+    return match_compilation(clone_uncompiled(model), model)
+
+
+def match_compilation(model: keras.Model, reference: keras.Model) -> keras.Model:
+    """Compiles a model, in place, as another one was, if that one was, and returns it."""
+    if reference.compiled:
+        compile_like(model, reference)
+    return model
 
 
 def clone_uncompiled(model: keras.Model) -> keras.Model:
     """Makes a second model like `clone`, without compiling it."""
+    second = fresh(model)
+    copy_variables(model, second)
+    return second
+
+
+def fresh(model: keras.Model) -> keras.Model:
+    """Makes a second model like `clone`, with the weights its layers start with, and without compiling it."""
     if not model.built:
         raise ModelError(
             "The model has no weights yet.",
@@ -45,9 +56,7 @@ def clone_uncompiled(model: keras.Model) -> keras.Model:
             fix="Start it with keras.Input(shape), or call model.build(input_shape).",
         )
     with own_parts_of(model):
-        second = _rebuilt(model)
-    copy_variables(model, second)
-    return second
+        return _rebuilt(model)
 
 
 def copy_variables(source: keras.Model, target: keras.Model) -> None:
