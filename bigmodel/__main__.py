@@ -63,7 +63,12 @@ def _add_compress(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--directory", required=True, type=Path, help="where the files and the report go")
     parser.add_argument("--prune", type=_step(float), default="auto", help="sparsity in 0..1, 'auto' or 'none'")
-    parser.add_argument("--quantize", type=_step(int), default="auto", help="bits of the weights, 'auto' or 'none'")
+    parser.add_argument(
+        "--quantize",
+        type=_step(int, "mixed"),
+        default="auto",
+        help="bits of the weights: 8, 4, 2, 1, 'mixed', 'auto' or 'none'",
+    )
     parser.add_argument("--max-drop", type=float, default=Target.max_drop, help="how far the metric may fall")
     parser.add_argument("--size", help="most bytes of the file, such as 200KB (KB is 1000 bytes)")
     parser.add_argument("--latency-ms", type=float, help="most milliseconds of one call")
@@ -78,11 +83,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page to FILE and print nothing")
 
 
-def _step(number: type) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        return {"auto": "auto", "none": None}[text] if text in ("auto", "none") else number(text)
+def _step(number: type, *words: str) -> Callable[[str], Any]:
+    known = {"auto": "auto", "none": None, **{word: word for word in words}}
 
-    parse.__name__ = f"{number.__name__}, 'auto' or 'none'"  # argparse names it when the text can't be read
+    def parse(text: str) -> Any:
+        return known[text] if text in known else number(text)
+
+    # argparse names it when the text can't be read
+    parse.__name__ = ", ".join([number.__name__, *map(repr, words), "'auto' or 'none'"])
     return parse
 
 

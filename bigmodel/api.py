@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from bigmodel import evaluation, legacy_faces
 from bigmodel.callbacks import KeepClusters, KeepZeros
-from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve, resolve_quantize
 from bigmodel.data import Data, as_data
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, describe
-from bigmodel.evaluation import evaluate, evaluate_model, primary_metric
+from bigmodel.evaluation import Evaluation, evaluate_model, primary_metric
 from bigmodel.export import export_float
 from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.export.quantized import write_files
+from bigmodel.legacy import is_tf_keras
 from bigmodel.own_parts import own_parts_of
 from bigmodel.plan import check_call
 from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
-from bigmodel.quantization.simulation import activations_of, plain, quantized_layers
+from bigmodel.quantization.allocation import common_bits, with_allotted_bits
+from bigmodel.quantization.simulation import activations_of, plain
 from bigmodel.training import Prepared, prepare
 
 __all__ = ["evaluate", "export_litert", "prune", "quantize"]
@@ -45,7 +49,7 @@ def prune(
 
     Args:
         model: A built Keras model; an uncompiled one gets a loss that fits its outputs and the labels. Functional or
-            Sequential where channels are removed.
+            Sequential where channels are removed. Or a tf_keras model, which the Model Optimization Toolkit prunes.
         data: Data to fine-tune on, in any form that `bigmodel.as_data` takes. Of x alone the model's own outputs are
             the labels.
         sparsity: The share that goes, in 0..1: of each kernel's weights, or of the channels of each group with
@@ -78,6 +82,8 @@ def prune(
         [4, 2]
     """
     config, train = _prune_config(sparsity, settings), train or TrainConfig()
+    if is_tf_keras(model):
+        return legacy_faces.prune(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):
         ready = _prepared(model, data, train, seed)
@@ -106,7 +112,7 @@ def _prune_config(sparsity: Any, settings: Mapping[str, Any]) -> PruneConfig:
 def quantize(
     model: keras.Model,
     data: Any,
-    bits: int | QuantizeConfig = 8,
+    bits: int | str | Mapping[str, int] | Callable[[Any], int] | QuantizeConfig = 8,
     *,
     target: Target | None = None,
     train: TrainConfig | None = None,
@@ -120,10 +126,12 @@ def quantize(
     `target.max_drop`. Zeros of a pruned model stay zero.
 
     Args:
-        model: A functional or built Sequential Keras model; an uncompiled one gets a loss that fits.
+        model: A functional or built Sequential Keras model; an uncompiled one gets a loss that fits. Or a tf_keras
+            model, which the Model Optimization Toolkit trains for 8 bits and static activations.
         data: Data to calibrate, judge and train on, in any form that `bigmodel.as_data` takes. Of x alone the model's
             own outputs are the labels.
-        bits: Bits of the weights, 8 or 4, or a whole `QuantizeConfig`.
+        bits: Bits of the weights: 8, 4, 2 (ternary) or 1 (binary), "mixed", by layer as a dict of names or a function;
+            or a whole `QuantizeConfig`.
         target: How far the metric may fall before training is needed.
         train: How to train.
         seed: Same seed, same result.
@@ -147,14 +155,19 @@ def quantize(
         >>> [type(layer).__name__ for layer in int4.layers]
         ['InputLayer', 'Quantized', 'Quantized']
     """
-    config = _config(bits, QuantizeConfig, "bits")
+    config = resolve_quantize(bits)
+    if not isinstance(config, QuantizeConfig):
+        raise _no_number(bits, QuantizeConfig, "bits")
+    train, target = train or TrainConfig(), target or Target()
+    if is_tf_keras(model):
+        return legacy_faces.quantize(model, data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks)
     if config.activations == "auto":
         config = dataclasses.replace(config, activations="dynamic")
-    train, target = train or TrainConfig(), target or Target()
     check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
     with own_parts_of(model):
         ready = _prepared(model, data, train, seed)
         model, data = ready.model, ready.data
+        config = with_allotted_bits(model, data, config)
         if config.method != "aware":
             simulation = quantize_post_training(model, data, config).simulation
             if config.method == "post_training" or _within(target, model, simulation, data):
@@ -197,10 +210,11 @@ def export_litert(
     float file, or a post-training quantized one where `format` asks for it.
 
     Args:
-        model: A built Keras model.
+        model: A built Keras model, or a tf_keras one.
         path: The file to write, ending in ".tflite"; it appears whole or not at all.
-        format: "float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8", "weight_only_int4" or
-            "dynamic_int4"; `None`: what the model simulates, "float32" for a plain model.
+        format: "float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8", the same with "int4",
+            "dynamic_int2", or with "mixed" where layers differ; `None`: what the model simulates, "float32" for a plain
+            model.
         data: Samples to calibrate on, for static files; in any form that `bigmodel.as_data` takes, labels not needed.
         io: How a static file takes its inputs and gives its outputs: "float", or "int8" for integer-only devices.
         timeout_s: Seconds that each conversion may take.
@@ -216,6 +230,8 @@ def export_litert(
     Example:
         `bm.export_litert(bm.quantize(model, data, bits=4), "model.tflite")`
     """
+    if is_tf_keras(model):
+        return legacy_faces.export_litert(model, path, format=format, data=data, io=io, timeout_s=timeout_s)
     simulates = is_simulation(model)
     wanted = _wanted_format(model, format) if simulates else format_named(format or "float32")
     _check_io(io, wanted)
@@ -225,12 +241,19 @@ def export_litert(
     if not wanted.quantized:
         return _float16(plain(model) if simulates else model, path, wanted, timeout_s)
     if not simulates:
+        _check_uniform(wanted)
         config = QuantizeConfig(bits=wanted.bits, activations="float", method="post_training")
         model = quantize_post_training(model, None, config).simulation
     (deployed,) = deploy(model, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
     if isinstance(deployed, ConversionError):
         raise deployed
     return deployed.written.path
+
+
+@functools.wraps(evaluation.evaluate)
+def evaluate(model_or_path: Any, data: Any, *, like: Any = None, **settings: Any) -> Evaluation:
+    with legacy_faces.entered(model_or_path) as model, legacy_faces.entered(like) as reference:
+        return evaluation.evaluate(model, data, like=reference, **settings)
 
 
 def _float16(model: keras.Model, path: str | os.PathLike[str], wanted: Format, timeout_s: float) -> Path:
@@ -243,17 +266,27 @@ def _float16(model: keras.Model, path: str | os.PathLike[str], wanted: Format, t
 
 
 def _wanted_format(simulation: keras.Model, name: str | None) -> Format:
-    bits = min(w.bits for layer in quantized_layers(simulation) for w in layer.quantized_weights.values())
-    activations: Any = activations_of(simulation)  # never "auto": a simulation knows
+    bits, activations = common_bits(simulation), activations_of(simulation)
+    assert activations != "auto"  # a simulation knows
     wanted = format_of(bits, activations) if name is None else format_named(name)
-    if wanted.quantized and wanted.bits != bits:
+    if wanted.quantized and not wanted.mixed and (bits == "mixed" or wanted.bits != max(bits, 2)):
         raise ArgumentError(
             "The format does not fit the model.",
-            received=f"format={name!r} for a model with {bits}-bit weights",
-            expected=f"a format with {bits}-bit weights, 'float16' or 'float32'",
+            received=f"format={name!r} for a model with weights of {bits} bits",
+            expected=f"a format with weights of {bits} bits, 'float16' or 'float32'",
             fix=f"Quantize the float model to {wanted.bits} bits instead.",
         )
     return wanted
+
+
+def _check_uniform(wanted: Format) -> None:
+    if wanted.mixed:
+        raise ArgumentError(
+            "A plain model has no bits to mix.",
+            received=f"format={wanted.name!r} for a model that is not quantized",
+            expected="a format with the same bits for all layers",
+            fix="Pass the result of bm.quantize(model, data, 'mixed').",
+        )
 
 
 def _check_io(io: str, wanted: Format) -> None:
@@ -282,10 +315,14 @@ def _calibration(model: keras.Model, data: Any) -> Any:
 def _config(value: Any, config: type[Any], number: str) -> Any:
     resolved = resolve(value, config, number)
     if resolved is None or resolved == "auto":
-        raise ArgumentTypeError(
-            f"{number} can't be used.",
-            received=describe(value),
-            expected=f"a number or a {config.__name__}",
-            fix=f"Pass {number} as a number; 'auto' and None belong to compress_and_tune.",
-        )
+        raise _no_number(value, config, number)
     return resolved
+
+
+def _no_number(value: Any, config: type[Any], number: str) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        f"{number} can't be used.",
+        received=describe(value),
+        expected=f"a number or a {config.__name__}",
+        fix=f"Pass {number} as a number; 'auto' and None belong to compress_and_tune.",
+    )

@@ -19,7 +19,7 @@ import numpy as np
 from bigmodel.candidates import Figures, channel_budget
 from bigmodel.competition import Competition, Order
 from bigmodel.conclusion import Conclusion
-from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model, primary_metric
@@ -28,6 +28,9 @@ from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import identity_of
 from bigmodel.journal import Journal, alone
+from bigmodel.legacy.shell import own_objects
+from bigmodel.legacy_faces import entered, keras3_callbacks
+from bigmodel.legacy_run import LegacyRun
 from bigmodel.model_files import ModelFiles
 from bigmodel.own_parts import check_training, custom_objects_of, has_lambda, own_parts_of
 from bigmodel.plan import Plan, check_call
@@ -35,7 +38,9 @@ from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
 from bigmodel.pruning.channels import CostModel
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training, simulated
+from bigmodel.quantization.allocation import told_bits, with_allotted_bits
 from bigmodel.result import Result
+from bigmodel.searching import SearchStage
 from bigmodel.training import clone, prepare, pretrain
 
 # What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
@@ -49,7 +54,7 @@ def compress_and_tune(
     *,
     target: Target | None = None,
     augment: Literal["auto"] | None = "auto",
-    tune: Literal["auto"] | None = "auto",
+    tune: TuneConfig | int | Literal["auto"] | None = "auto",
     prune: PruneConfig | Sequence[PruneConfig] | float | Literal["auto"] | None = "auto",
     quantize: QuantizeConfig | int | Literal["auto"] | None = "auto",
     train: TrainConfig | None = None,
@@ -69,7 +74,9 @@ def compress_and_tune(
             alone the model's own outputs are the labels, and the metric is the agreement with them.
         target: Bounds and order of the candidates; `None`: at most 0.01 below the float file.
         augment: "auto" or `None`; this version augments nothing, and the report says so.
-        tune: "auto" or `None`; this version searches nothing but the candidates, and the report says so.
+        tune: A `TuneConfig` or a number of trials: compression is searched, within what else was ordered. "auto": where
+            nothing was ordered and the network is neither tiny nor long to train, a few trials look for the smallest
+            network within the bounds. `None`: off.
         prune: A sparsity, a `PruneConfig` or a list of them in order: only files of the pruned model compete. "auto":
             channels are removed where the target asks for a size or a latency that nothing else reaches; zeros do not
             shrink a .tflite. `None`: off.
@@ -145,6 +152,7 @@ class _Run:
             self.journal, self.judged, self.models, self.metric, self.stages, self.plan.target.runtime
         )
         self.steps: list[Figures] = []
+        self.trials: Sequence[Mapping[str, Any]] = ()
         self.skipped: dict[tuple[str, str, str], Figures] = {}
 
     def go(self) -> None:
@@ -157,6 +165,8 @@ class _Run:
         self._enter_float(network, done)
         self._enter_quantized(network, done)
         choice = self.competition.decide(self.plan.target)
+        if self._searched(network):
+            choice = self.competition.decide(self.plan.target)
         smaller = self._smaller(network) if self.plan.may_remove_channels and not choice.target_met else None
         if smaller is not None:
             self._enter_float(smaller, ("channels",))
@@ -164,12 +174,12 @@ class _Run:
             choice = self.competition.decide(self.plan.target)
         conclusion = Conclusion(
             self.model, self.data, self.plan, self.journal, self.models, self.competition, self.stages, self.seed,
-            self.keeps_files,
+            self.keeps_files, self.trials,
         )  # fmt: skip
         conclusion.write(choice, self.steps, list(self.skipped.values()), self.notes)
         if not self.keeps_files:
-            for name in ("candidates", "checkpoints"):
-                shutil.rmtree(self.journal.path(name))
+            for name in ("candidates", "checkpoints", "tuning"):
+                shutil.rmtree(self.journal.path(name), ignore_errors=True)
 
     def _check_orders(self) -> None:
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
@@ -276,6 +286,23 @@ class _Run:
         kind = "channels" if config.granularity == "channel" else "zeros"
         return self._step(name, f"prune, {kind}", model, train, self.plan.train.epochs)
 
+    def _searched(self, network: keras.Model) -> bool:
+        """Searches where it was ordered or may pay, and enters the files of what was found; says whether it did."""
+        found = SearchStage(
+            self.plan, self.data, self.journal, self.competition, self.stages, self.seed, self.callbacks
+        ).run(network)
+        self.notes = (*self.notes, *found.notes)
+        if found.tuned is None:
+            return False
+        self.trials = found.tuned.trials
+        self.steps.append(dict(found.step))
+        if found.formats:
+            self._deployed(found.tuned.model, ("tuned",), found.formats)
+        else:
+            self._enter_float(found.tuned.model, ("tuned",))
+            self._enter_quantized(found.tuned.model, ("tuned",))
+        return True
+
     def _smaller(self, network: keras.Model) -> keras.Model | None:
         """Removes channels where size or latency miss the target; `None` where they do not, or nothing can go."""
         try:
@@ -310,8 +337,8 @@ class _Run:
         return [Deployed(w, network) if isinstance(w, Written) else w for w in written]
 
     def _enter_quantized(self, network: keras.Model, done: tuple[str, ...]) -> None:
-        for config, formats in self.quantized_formats.items():
-            rows: list[Figures] = []
+        for ordered, formats in self.quantized_formats.items():
+            config, rows = with_allotted_bits(network, self.data, ordered), list[Figures]()
             if config.method != "aware":
                 rows = self._deployed(self._post_trained(network, config, done), done, formats)
             if config.method != "post_training" and not any(self._within(row) for row in rows):
@@ -320,10 +347,10 @@ class _Run:
 
     def _post_trained(self, network: keras.Model, config: QuantizeConfig, done: tuple[str, ...]) -> keras.Model:
         """Quantizes without training: the same again in a run that goes on, so nothing but its account is kept."""
-        with self.stages.stage(f"post-training quantization, {config.bits} bits") as stage:
+        with self.stages.stage(f"post-training quantization, {config.label} weights") as stage:
             started = time.perf_counter()
             made = quantize_post_training(network, self.data, _weights_of(config))
-            name = "-".join([*done, f"post_training_int{config.bits}"])
+            name = "-".join([*done, f"post_training_{config.label}"])
             told = self.journal.recall(f"step {name}") or self.journal.write(
                 f"step {name}",
                 {
@@ -331,7 +358,7 @@ class _Run:
                     "seconds": time.perf_counter() - started,
                     "metric_before": evaluate_model(network, self.judged, like=self.model).metric,
                     "metric_after": evaluate_model(made.simulation, self.judged, like=self.model).metric,
-                    "bits": config.bits,
+                    "bits": told_bits(config, made.simulation),
                     **made.chosen,
                 },
             )
@@ -346,10 +373,13 @@ class _Run:
                 network, self.data, _weights_of(config), train=self.plan.train, seed=self.seed,
                 callbacks=[*callbacks, KeepZeros(), KeepClusters()], checkpoint=checkpoint,
             )  # fmt: skip
-            return simulation, {"bits": config.bits, "skipped": [dataclasses.asdict(s) for s in skipped]}
+            return simulation, {
+                "bits": told_bits(config, simulation),
+                "skipped": [dataclasses.asdict(s) for s in skipped],
+            }
 
-        name = "-".join([*done, f"aware_int{config.bits}"])
-        title = f"quantization-aware training, {config.bits} bits"
+        name = "-".join([*done, f"aware_{config.label}"])
+        title = f"quantization-aware training, {config.label} weights"
         simulation = self._step(name, title, network, train, self.plan.train.epochs)
         self._skip(self.steps[-1]["skipped"])
         return simulation

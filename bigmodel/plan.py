@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import keras
 
-from bigmodel.config import Config, PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
+from bigmodel.config import Config, PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig, resolve, resolve_quantize
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ModelError, describe
 from bigmodel.export.formats import FORMATS, Format, format_of
 
@@ -22,6 +22,8 @@ class Plan:
         train: How steps train.
         prunes: Prunings in order.
         quantize: A config where bits were ordered; "auto"; or `None`, where only the storage may change.
+        tune: What is searched; "auto": where it may pay and nothing was ordered; or `None`.
+        prune_is_auto: Whether pruning was left to the library.
         may_remove_channels: Whether channels may go where the target asks for a size or a latency.
         notes: What was left to the library and how it decided.
     """
@@ -30,6 +32,8 @@ class Plan:
     train: TrainConfig
     prunes: tuple[PruneConfig, ...]
     quantize: QuantizeConfig | Literal["auto"] | None
+    tune: TuneConfig | Literal["auto"] | None
+    prune_is_auto: bool
     may_remove_channels: bool
     notes: tuple[str, ...]
 
@@ -41,7 +45,7 @@ class Plan:
             ArgumentError: A value is out of range, contradicts another, or asks for what this version does not do.
             ArgumentTypeError: A value is of a type that can't be used.
         """
-        notes = [note for name, value in (("augment", augment), ("tune", tune)) for note in _not_done(name, value)]
+        notes = _not_done("augment", augment)
         target, is_auto = _of_type(target, Target, "target"), isinstance(prune, str) and prune == "auto"
         asks = target.size is not None or target.latency_ms is not None
         if is_auto and not asks:
@@ -50,7 +54,9 @@ class Plan:
             target=target,
             train=_of_type(train, TrainConfig, "train"),
             prunes=_prunes(prune),
-            quantize=resolve(quantize, QuantizeConfig, "bits"),
+            quantize=_sized(resolve_quantize(quantize), target),
+            tune=resolve(tune, TuneConfig, "max_trials"),
+            prune_is_auto=is_auto,
             may_remove_channels=is_auto and asks,
             notes=tuple(notes),
         )
@@ -65,6 +71,15 @@ class Plan:
                 expected="at least one epoch for quantization-aware training",
                 fix="Pass train=bm.TrainConfig(epochs=5), or method='post_training'.",
             )
+
+        if isinstance(self.tune, TuneConfig) and isinstance(self.quantize, QuantizeConfig):
+            if not isinstance(self.quantize.bits, int):
+                raise ArgumentError(
+                    "The orders contradict each other.",
+                    received=f"tune next to quantize with bits={describe(self.quantize.bits)}",
+                    expected="bits that are one number: the trials differ in the rest",
+                    fix="Pass tune=None, or quantize=4.",
+                )
 
     @property
     def float_formats(self) -> list[Format]:
@@ -83,9 +98,10 @@ class Plan:
         """Returns the orders, JSON-ready, functions by their names: what makes two runs the same."""
         return {
             "target": self.target.to_dict(),
-            "train": _named(self.train),
-            "prune": [_named(config) for config in self.prunes] or self.may_remove_channels,
-            "quantize": _named(self.quantize) if isinstance(self.quantize, QuantizeConfig) else self.quantize,
+            "train": named(self.train),
+            "prune": [named(config) for config in self.prunes] or self.may_remove_channels,
+            "quantize": named(self.quantize) if isinstance(self.quantize, QuantizeConfig) else self.quantize,
+            "tune": named(self.tune) if isinstance(self.tune, TuneConfig) else self.tune,
         }
 
 
@@ -102,9 +118,24 @@ def _not_done(name: str, value: Any) -> list[str]:
     )
 
 
+def _sized(
+    quantize: QuantizeConfig | Literal["auto"] | None, target: Target
+) -> QuantizeConfig | Literal["auto"] | None:
+    """Mixed bits without a size of their own are allotted within the target's."""
+    if isinstance(quantize, QuantizeConfig) and quantize.bits == "mixed" and quantize.size is None:
+        return dataclasses.replace(quantize, size=target.size)
+    return quantize
+
+
 def _formats(config: QuantizeConfig) -> list[Format]:
-    kinds = ("float", "dynamic", "static") if config.activations == "auto" else (config.activations,)
-    return [f for f in FORMATS.values() if f.bits == config.bits and f.activations in kinds]
+    # Bits are allotted for one kind of file, and two bits have dynamic kernels alone.
+    is_dynamic = config.bits == "mixed" or (isinstance(config.bits, int) and config.bits <= 2)
+    if config.activations != "auto" or is_dynamic:
+        bits: Any = config.bits if isinstance(config.bits, int) else "mixed"
+        return [format_of(bits, "dynamic" if config.activations == "auto" else config.activations)]
+    if isinstance(config.bits, int):
+        return [f for f in FORMATS.values() if f.bits == config.bits and not f.mixed]
+    return [f for f in FORMATS.values() if f.mixed]
 
 
 def _prunes(value: Any) -> tuple[PruneConfig, ...]:
@@ -133,7 +164,8 @@ def _of_type(value: Any, config: type[Any], name: str) -> Any:
     return value
 
 
-def _named(config: Config) -> dict[str, Any]:
+def named(config: Config) -> dict[str, Any]:
+    """Returns a config's values, JSON-ready, functions by their names."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {name: _plain(value) for name, value in values.items()}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import types
 
 import pytest
 
-from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, resolve, resolve_quantize
 from bigmodel.errors import ArgumentError, ArgumentTypeError
 
 
@@ -63,9 +64,43 @@ def test_a_shorthand_out_of_range_is_refused_like_the_config_itself():
         resolve(1.5, PruneConfig, "sparsity")
 
 
-def test_four_bits_with_static_activations_is_a_contradiction_not_a_precedence():
-    with pytest.raises(ArgumentError, match="bits=8 for static"):
-        QuantizeConfig(bits=4, activations="static")
+@pytest.mark.parametrize(
+    ("orders", "field"),
+    [
+        ({"bits": 8, "size": "20KB"}, "size"),
+        ({"clipping": "learned", "method": "post_training"}, "clipping"),
+        ({"observer": "learned", "method": "post_training"}, "observer"),
+        ({"activation_bits": 16, "activations": "dynamic"}, "activation_bits"),
+    ],
+    ids=str,
+)
+def test_orders_of_quantization_that_contradict_each_other_are_refused(orders, field):
+    with pytest.raises(ArgumentError, match=rf"QuantizeConfig\.{field}"):
+        QuantizeConfig(**orders)
+
+
+@pytest.mark.parametrize("bits", [3, 16, "int8", {}, {"head": 3}, {0: 4}, True])
+def test_bits_that_no_weight_can_have_are_refused(bits):
+    with pytest.raises(ArgumentError, match=r"QuantizeConfig\.bits"):
+        QuantizeConfig(bits=bits)
+
+
+def test_bits_by_layer_are_a_dict_of_names_or_a_function():
+    head, body = (types.SimpleNamespace(name=name) for name in ("head", "body"))
+    by_name = QuantizeConfig(bits={"body": 4})
+    assert (by_name.bits_of(head), by_name.bits_of(body), by_name.label) == (8, 4, "mixed")
+    by_function = QuantizeConfig(bits=lambda layer: 2 if layer is body else 8)
+    assert (by_function.bits_of(head), by_function.bits_of(body)) == (8, 2)
+    with pytest.raises(ArgumentError, match="not 5 as for 'head'"):
+        QuantizeConfig(bits=lambda layer: 5).bits_of(head)
+    assert {by_name: 1}[QuantizeConfig(bits={"body": 4})] == 1  # configs are keys
+
+
+@pytest.mark.parametrize("value", [2, "mixed", {"head": 4}, QuantizeConfig(bits=4)])
+def test_whatever_bits_can_be_is_a_shorthand_of_quantization(value):
+    resolved = resolve_quantize(value)
+    assert resolved == (value if isinstance(value, QuantizeConfig) else QuantizeConfig(bits=value))
+    assert resolve_quantize("auto") == "auto" and resolve_quantize(None) is None
 
 
 def test_a_function_does_not_go_to_json_and_the_message_names_the_field():

@@ -21,7 +21,8 @@ def formats(plan: Plan) -> list[str]:
 
 
 INT8 = ["weight_only_int8", "dynamic_int8", "static_int8"]
-INT4 = ["weight_only_int4", "dynamic_int4"]
+INT4 = ["weight_only_int4", "dynamic_int4", "static_int4"]
+MIXED = ["weight_only_mixed", "dynamic_mixed", "static_mixed"]
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,23 @@ INT4 = ["weight_only_int4", "dynamic_int4"]
         (4, INT4),
         (bm.QuantizeConfig(activations="static"), ["static_int8"]),
         (bm.QuantizeConfig(bits=4, activations="float"), ["weight_only_int4"]),
+        (2, ["dynamic_int2"]),
+        (1, ["dynamic_int2"]),
+        (bm.QuantizeConfig(bits=2, activations="static"), ["static_mixed"]),  # its two bits are stored in four
+        ("mixed", ["dynamic_mixed"]),
+        ({"head": 8, "body": 4}, MIXED),
+        (lambda layer: 4, MIXED),
         ("auto", ["float32", "float16", *INT8, *INT4]),
     ],
     ids=str,
 )
 def test_what_competes_under_an_order(quantize, compete):
     assert sorted(formats(plan(quantize=quantize))) == sorted(compete)
+
+
+def test_mixed_bits_are_allotted_within_the_size_of_the_target():
+    for order, size in [("mixed", 40_000), (bm.QuantizeConfig(bits="mixed", size=30_000), 30_000), (4, None)]:
+        assert plan(target=bm.Target(size="40KB"), quantize=order).quantize.size == size
 
 
 def test_without_quantization_nothing_is_trained_for_storage():

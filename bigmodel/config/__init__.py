@@ -6,7 +6,7 @@ A shorthand (`prune=0.5`, `quantize=8`, `size="200KB"`) is resolved here and now
 from bigmodel.config.augmentation import AugmentConfig
 from bigmodel.config.base import CONFIG_VERSION, Config, Where, resolve
 from bigmodel.config.pruning import ClusterConfig, Criterion, Granularity, PruneConfig
-from bigmodel.config.quantization import Activations, Method, QuantizeConfig
+from bigmodel.config.quantization import Activations, Method, QuantizeConfig, resolve_quantize
 from bigmodel.config.target import Optimize, Target
 from bigmodel.config.training import TrainConfig
 from bigmodel.config.tuning import TuneConfig
@@ -28,4 +28,5 @@ __all__ = [
     "TuneConfig",
     "Where",
     "resolve",
+    "resolve_quantize",
 ]

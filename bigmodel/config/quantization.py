@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from bigmodel.config.base import Config, Where
+from bigmodel.config.base import Config, Where, resolve
 from bigmodel.config.target import size_bytes
 
 Method = Literal["auto", "post_training", "aware"]
@@ -63,7 +63,7 @@ class QuantizeConfig(Config):
         20000
     """
 
-    bits: Bits = 8
+    bits: Bits = dataclasses.field(default=8, hash=False)  # a dict has no hash
     activations: Activations = "auto"
     method: Method = "auto"
     where: Where | None = None
@@ -110,6 +110,11 @@ class QuantizeConfig(Config):
             fits = callable(bits) or bits == "mixed" or _is_width(bits)
         self._check(fits, "bits", "8, 4, 2, 1, 'mixed', a dict of them by layer name, or a function of a layer")
 
+    @property
+    def label(self) -> str:
+        """The bits in a word: "int8", or "mixed" where layers differ."""
+        return f"int{self.bits}" if isinstance(self.bits, int) else "mixed"
+
     def bits_of(self, layer: Any) -> int:
         """Returns the bits ordered for a layer; of "mixed", which are allotted later, the most.
 
@@ -129,6 +134,21 @@ class QuantizeConfig(Config):
             _is_width(given), "bits", f"a function that returns 8, 4, 2 or 1, not {given!r} as for {layer.name!r}"
         )
         return given
+
+
+def resolve_quantize(value: object) -> QuantizeConfig | Literal["auto"] | None:
+    """Resolves a face's argument: a config, "auto", `None`, or what `QuantizeConfig.bits` takes.
+
+    Raises:
+        ArgumentTypeError: It is none of these.
+
+    Example:
+        >>> resolve_quantize(4).bits, resolve_quantize({"head": 8}).bits
+        (4, {'head': 8})
+    """
+    if value == "mixed" or isinstance(value, Mapping) or (callable(value) and not isinstance(value, type)):
+        return QuantizeConfig(bits=cast(Bits, value))
+    return resolve(value, QuantizeConfig, "bits")
 
 
 def _is_width(bits: object) -> bool:

@@ -72,12 +72,17 @@ def format_named(name: str) -> Format:
 
 
 def format_of(bits: int | Literal["mixed"], activations: Activations) -> Format:
-    """Returns the format with these bits and activations; binary weights are stored in 2 bits.
+    """Returns the format with these bits and activations.
+
+    Binary weights are stored in two bits, and both they and ternary ones in four where the kernels are not dynamic: in
+    the format that takes any bits.
 
     Raises:
         ArgumentError: The runtime has no such format.
     """
-    stored = 2 if bits == 1 else bits
+    stored: int | str = bits
+    if bits in (1, 2):
+        stored = 2 if activations == "dynamic" else "mixed"
     for format_ in FORMATS.values():
         if format_.activations == activations and stored == ("mixed" if format_.mixed else format_.bits):
             return format_

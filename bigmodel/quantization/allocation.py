@@ -138,6 +138,11 @@ def layer_bits(simulation: keras.Model) -> dict[str, int]:
     return {layer.name: min(q.bits for q in layer.quantized_weights.values()) for layer in quantized_layers(simulation)}
 
 
+def told_bits(config: QuantizeConfig, simulation: keras.Model) -> int | dict[str, int]:
+    """Returns the bits as a report tells them: one number where one was ordered, else those of each layer."""
+    return config.bits if isinstance(config.bits, int) else layer_bits(simulation)
+
+
 def common_bits(simulation: keras.Model) -> Any:
     """Returns the bits that a simulation was ordered at, or "mixed".
 

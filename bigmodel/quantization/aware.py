@@ -112,8 +112,11 @@ def _start_scales(simulation: keras.Model, config: QuantizeConfig) -> None:
 
 
 def _with_ranges(simulation: keras.Model, data: Data, config: QuantizeConfig) -> keras.Model:
-    placed = in_place(simulation, data, momentum=_MOMENTUM if config.observer == "moving_average" else None)
-    return _with_learned_ranges(placed) if config.observer == "learned" else placed
+    if config.observer == "moving_average":
+        return in_place(simulation, data, momentum=_MOMENTUM)
+    if config.observer == "learned":
+        return _with_learned_ranges(in_place(simulation, data, observer="mse"))
+    return in_place(simulation, data, observer=config.observer)
 
 
 def _with_learned_ranges(simulation: keras.Model) -> keras.Model:
