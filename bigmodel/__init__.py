@@ -27,6 +27,7 @@ _HOMES = {
     "quantize": "bigmodel.api",
     "export_litert": "bigmodel.api",
     "evaluate": "bigmodel.api",
+    "from_legacy": "bigmodel.legacy.migration",
     "load_result": "bigmodel.result",
     "Result": "bigmodel.result",
     "LiteModel": "bigmodel.litert",
@@ -58,6 +59,7 @@ __all__ = [
     "evaluation",
     "export",
     "export_litert",
+    "from_legacy",
     "load_result",
     "prune",
     "pruning",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from bigmodel.api import evaluate, export_litert, prune, quantize
     from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig
     from bigmodel.data import Data, as_data
+    from bigmodel.legacy.migration import from_legacy
     from bigmodel.litert import LiteModel
     from bigmodel.pipeline import compress_and_tune
     from bigmodel.result import Result, load_result

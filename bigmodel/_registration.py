@@ -13,15 +13,20 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_LAYERS = "bigmodel.quantization.layers"
+_MODULES = ("bigmodel.quantization.layers", "bigmodel.legacy.layer", "bigmodel.legacy.activations")
 
 
 def register_with_keras() -> None:
-    """Imports the module of our layers now if Keras is loaded, else right after Keras will have been."""
+    """Imports the modules of our layers now if Keras is loaded, else right after Keras will have been."""
     if "keras" in sys.modules:
-        importlib.import_module(_LAYERS)
+        _import_modules()
     elif not any(isinstance(finder, _AfterKeras) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterKeras())
+
+
+def _import_modules() -> None:
+    for module in _MODULES:
+        importlib.import_module(module)
 
 
 class _AfterKeras(MetaPathFinder):
@@ -50,6 +55,6 @@ def _extend(spec: ModuleSpec) -> None:
     def exec_module(module: ModuleType) -> None:
         execute(module)
         if module.__name__ == "keras":
-            importlib.import_module(_LAYERS)
+            _import_modules()
 
     loader.exec_module = exec_module  # type: ignore[method-assign]

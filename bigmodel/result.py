@@ -64,7 +64,8 @@ class Result:
 
     @property
     def model(self) -> keras.Model:
-        """The Keras model that simulates the file, loaded when first asked for; float32 policy.
+        """The Keras model that simulates the file, loaded when first asked for; float32 policy. A run of a tf_keras
+        model gives one of tf_keras.
 
         Raises:
             ModelError: Keras can't write the caller's class of model, or can't read it back.
@@ -76,12 +77,14 @@ class Result:
     def _load(self) -> keras.Model:
         import keras
 
+        from bigmodel.legacy import network_in
+
         path = self.directory / "model.keras"
         saved = [row["reason"] for row in self.report.skipped if row["step"] == "save"]
         try:
             if saved:
                 raise TypeError(saved[0])
-            return keras.models.load_model(path, compile=False, **self._reading)
+            return network_in(keras.models.load_model(path, compile=False, **self._reading))
         except (TypeError, ValueError) as error:
             raise ModelError(
                 "The model can't be read back.",

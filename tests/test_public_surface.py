@@ -14,7 +14,7 @@ import pytest
 import bigmodel as bm
 
 NAMES = {
-    *("compress_and_tune", "prune", "quantize", "export_litert", "evaluate"),
+    *("compress_and_tune", "prune", "quantize", "export_litert", "evaluate", "from_legacy"),
     *("Result", "load_result", "LiteModel"),
     *("Data", "as_data"),
     *("Target", "TrainConfig", "AugmentConfig", "PruneConfig", "QuantizeConfig"),

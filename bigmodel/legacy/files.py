@@ -1,0 +1,97 @@
+"""A shell -> quantized .tflite files, by TensorFlow's converter in a child process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from bigmodel.errors import ConversionError
+from bigmodel.export import run_batch, saved_model
+from bigmodel.export.child import PART
+from bigmodel.export.formats import Format, Written
+from bigmodel.legacy.quantization import is_aware
+from bigmodel.legacy.shell import network_in
+
+_CALIBRATION_SAMPLES = 512
+
+
+class Deployed(NamedTuple):
+    """A file and the Keras model that simulates it.
+
+    Args:
+        written: The file's account.
+        simulation: The shell: of a quantization-aware network it computes as the file, of a float one as the file
+            before quantization.
+    """
+
+    written: Written
+    simulation: keras.Model
+
+
+def deploy(
+    model: keras.Model,
+    orders: Sequence[tuple[Format, str | os.PathLike[str]]],
+    calibration: Any,
+    *,
+    io: str = "float",
+    timeout_s: float = 300,
+) -> list[Deployed | ConversionError]:
+    """Writes the quantized files of a shell, which is not changed.
+
+    Args:
+        model: A shell of a float network, or of a quantization-aware one, which has a static file only.
+        orders: Format and path of each file.
+        calibration: Input samples for static files of a float network; `None` where there are none.
+        io: "float" or "int8": how a static file takes its inputs and gives its outputs.
+        timeout_s: Seconds for each conversion.
+
+    Returns:
+        For each order the file, or the error that says why there is none.
+
+    Raises:
+        ModelError: The model can't be traced.
+    """
+    trained = is_aware(network_in(model))
+    refusals = [_refusal(format_, trained) for format_, _ in orders]
+    with tempfile.TemporaryDirectory(prefix="bigmodel-legacy-") as folder:
+        names = saved_model.save(model, Path(folder, "model"))
+        job = {"saved_model": Path(folder, "model"), "inputs": names.inputs, "outputs": names.outputs, "io": io}
+        if not trained and calibration is not None:
+            leaves = [np.asarray(leaf)[:_CALIBRATION_SAMPLES] for leaf in keras.tree.flatten(calibration)]
+            job["samples"] = Path(folder, "samples.npz")
+            np.savez(job["samples"], **{f"input_{i}": leaf for i, leaf in enumerate(leaves)})
+        jobs = [
+            {**job, "format": format_.name, "path": path}
+            for (format_, path), refusal in zip(orders, refusals, strict=True)
+            if refusal is None
+        ]
+        answers = iter(run_batch("bigmodel.legacy.conversion:convert", jobs, timeout_s=timeout_s) if jobs else [])
+    return [
+        refusal or _deployed(next(answers), format_, Path(path), model)
+        for (format_, path), refusal in zip(orders, refusals, strict=True)
+    ]
+
+
+def _deployed(answer: Any, format_: Format, path: Path, model: keras.Model) -> Deployed | ConversionError:
+    if isinstance(answer, ConversionError):
+        path.with_name(path.name + PART).unlink(missing_ok=True)
+        return answer
+    return Deployed(Written(format=format_.name, path=path, exact={}, missing=(), ranges={}), model)
+
+
+def _refusal(format_: Format, trained: bool) -> ConversionError | None:
+    possible = ("static_int8",) if trained else ("dynamic_int8", "static_int8")
+    if format_.name in possible:
+        return None
+    return ConversionError(
+        "This file can't be made of a tf_keras model" + (" trained by the toolkit." if trained else "."),
+        received=f"format {format_.name!r}",
+        expected=" or ".join(map(repr, possible)),
+        fix="Move the model to Keras 3 first: bm.from_legacy(model).",
+    )

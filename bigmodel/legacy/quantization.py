@@ -1,0 +1,243 @@
+"""Quantization-aware networks of tf_keras, by the toolkit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from bigmodel.config import QuantizeConfig
+from bigmodel.errors import ArgumentError, ModelError
+from bigmodel.legacy.loading import load_tf_keras, load_toolkit
+from bigmodel.legacy.network import is_network, replay
+from bigmodel.legacy.pruning import has_zeros, shares_values
+
+Skips = list[dict[str, str]]
+
+
+def check_quantization(config: QuantizeConfig) -> None:
+    """Checks that the toolkit, or the converter, can do what a config orders.
+
+    Raises:
+        ModelError: It can't.
+    """
+    defaults = QuantizeConfig(bits=8)
+    fixed = ("bits", "activation_bits", "observer", "clipping", "rounding", "equalization", "bias_correction", "delay")
+    for name in (*fixed, "freeze"):
+        value = getattr(config, name)
+        if value != getattr(defaults, name):
+            raise ModelError(
+                "tf_keras models are not quantized so.",
+                received=f"QuantizeConfig({name}={value!r}) for a tf_keras model",
+                expected="what tensorflow-model-optimization does: 8 bits with static activations; or the converter's "
+                "post-training formats of 8 bits",
+                fix="Move the model to Keras 3 first: bm.from_legacy(model).",
+            )
+
+
+def check_aware(config: QuantizeConfig) -> None:
+    """Checks that quantization-aware training gives what a config orders.
+
+    Raises:
+        ArgumentError: The activations are not static.
+    """
+    if config.activations not in ("auto", "static"):
+        raise ArgumentError(
+            "The toolkit trains static activations only.",
+            received=f"QuantizeConfig(method={config.method!r}, activations={config.activations!r})",
+            expected="activations 'static' or 'auto' for a tf_keras model",
+            fix="Pass activations='static', or move the model to Keras 3 first: bm.from_legacy(model).",
+        )
+
+
+def aware(network: Any, config: QuantizeConfig) -> tuple[Any, list[str], Skips]:
+    """Returns a network that trains with the toolkit's fake quantization, zeros and shared values preserved.
+
+    Args:
+        network: A float network; it is not changed. Nested networks in it are written out.
+        config: Which layers.
+
+    Returns:
+        The new network, the names of its annotated layers, and what the toolkit refused.
+
+    Raises:
+        ModelError: The toolkit refuses every layer.
+    """
+    flat = flattened(network)
+    names, skipped = _supported(flat, config)
+    while names:
+        try:
+            return applied(flat, names, _scheme(flat)), names, skipped
+        except (ValueError, RuntimeError) as error:  # it says of single layers in a pattern only here
+            refused = [name for name in names if re.search(rf"\b{re.escape(name)}\b", str(error))]
+            if not refused:
+                raise ModelError(
+                    "The toolkit can't quantize this model.",
+                    received=" ".join(str(error).split())[:300],
+                    expected="a model that tensorflow_model_optimization's quantize_apply takes",
+                    fix="Move the model to Keras 3 first: bm.from_legacy(model).",
+                ) from error
+            names = [name for name in names if name not in refused]
+            skipped += [_skip(name, "the toolkit refuses it in this place") for name in refused]
+    raise ModelError(
+        "The model has no layer to quantize.",
+        received=", ".join(f"{row['layer']} ({row['reason']})" for row in skipped),
+        expected="a layer that tensorflow-model-optimization quantizes and `where` chooses",
+        fix="Check `where`, or move the model to Keras 3 first: bm.from_legacy(model).",
+    )
+
+
+def _supported(network: Any, config: QuantizeConfig) -> tuple[list[str], Skips]:
+    registry = _registry()
+    names: list[str] = []
+    skipped: Skips = []
+    for layer in network.layers:
+        kind = type(layer).__name__
+        if kind == "InputLayer":
+            continue
+        if config.where is not None and layer.weights and not config.where(layer):
+            skipped.append(_skip(layer.name, "left out by `where`"))
+        elif registry.supports(layer) or kind in ("BatchNormalization", "SeparableConv1D", "SeparableConv2D"):
+            names.append(layer.name)
+        else:
+            skipped.append(_skip(layer.name, f"tensorflow-model-optimization does not quantize {kind}"))
+    return names, skipped
+
+
+def _skip(name: str, reason: str) -> dict[str, str]:
+    return {"layer": name, "step": "quantize", "reason": reason}
+
+
+def applied(flat: Any, names: list[str], scheme: Any = None) -> Any:
+    """Returns a quantization-aware network: `names` annotated, the scheme applied. The float one is not changed."""
+    keras2, toolkit = load_tf_keras(), load_toolkit().quantization.keras
+
+    def annotate(layer: Any) -> Any:
+        made = type(layer).from_config(layer.get_config())
+        return toolkit.quantize_annotate_layer(made) if layer.name in names else made
+
+    annotated = keras2.models.clone_model(flat, clone_function=annotate)
+    annotated.set_weights(flat.get_weights())
+    with toolkit.quantize_scope():
+        return toolkit.quantize_apply(annotated, **({} if scheme is None else {"scheme": scheme}))
+
+
+def _scheme(network: Any) -> Any:
+    combined = load_toolkit().experimental.combine
+    if shares_values(network):
+        return _careful(combined.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=has_zeros(network)))
+    return _careful(combined.Default8BitPrunePreserveQuantizeScheme()) if has_zeros(network) else None
+
+
+def _careful(scheme: Any) -> Any:
+    """A preserving scheme that does not take a layer without weights for one that the toolkit supports."""
+    registry, default = scheme.get_quantize_registry(), _registry()
+    supports = registry.supports
+    registry.supports = lambda layer: default.supports(layer) and supports(layer)
+    scheme.get_quantize_registry = lambda: registry
+    return scheme
+
+
+def _registry() -> Any:
+    return load_toolkit().quantization.keras.default_8bit.Default8BitQuantizeScheme().get_quantize_registry()
+
+
+def settled(trained: Any, flat: Any, names: list[str]) -> Any:
+    """Returns the trained network in the default scheme, its zeros and shared values written into its kernels.
+
+    The preserving schemes compute those anew at each step, from masks that no file of the network keeps.
+    """
+    for layer in trained.layers:
+        for weight, _, extra in getattr(layer, "_weight_vars", ()):
+            if "sparsity_mask" in extra:
+                weight.assign(weight * extra["sparsity_mask"])
+    if shares_values(flat):
+        trained = load_toolkit().experimental.combine.strip_clustering_cqat(trained)
+    made = applied(flat, names)
+    values = _by_name(trained)
+    made.set_weights([values[name].numpy() for name in _by_name(made)])
+    return made
+
+
+def _by_name(network: Any) -> dict[tuple[str, int], Any]:
+    """The weights by name: the toolkit numbers its input layers over all networks, so that they count from 0 here."""
+    found: dict[tuple[str, int], Any] = {}
+    for weight in network.weights:
+        name = re.sub(r"quantize_layer(_\d+)?", "quantize_layer", weight.name)
+        found[name, sum(name == other for other, _ in found)] = weight
+    return found
+
+
+def is_aware(network: Any) -> bool:
+    """Says whether a network has the toolkit's fake quantization."""
+    return any(type(layer).__name__.startswith("QuantizeWrapper") for layer in network.layers)
+
+
+def flattened(network: Any) -> Any:
+    """Returns a copy of a network with the layers of nested networks in their place: the toolkit takes none."""
+    keras2 = load_tf_keras()
+    if not any(is_network(layer) for layer in network.layers):
+        made = keras2.models.clone_model(network)
+        made.set_weights(network.get_weights())
+        return made
+    made_of: dict[int, Any] = {}
+    taken: set[str] = set()
+
+    def call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_network(layer):
+            return replay(layer, _leaves(args[0]), call)
+        if id(layer) not in made_of:
+            name = next(n for n in _names(layer.name) if n not in taken)
+            taken.add(name)
+            made_of[id(layer)] = (layer, type(layer).from_config({**layer.get_config(), "name": name}))
+        return made_of[id(layer)][1](*args, **kwargs)
+
+    inputs = [keras2.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name.partition(":")[0]) for t in network.inputs]
+    outputs = replay(network, inputs, call)
+    made = keras2.Model(_packed(network._nested_inputs, inputs), outputs, name=network.name)
+    for old, new in made_of.values():
+        new.set_weights(old.get_weights())
+    return made
+
+
+def _leaves(structure: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return list(tf.nest.flatten(structure))
+
+
+def _packed(structure: Any, leaves: list[Any]) -> Any:
+    import tensorflow as tf
+
+    return tf.nest.pack_sequence_as(structure, leaves)
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    number = 1
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def config_of(network: Any, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what makes a network again, JSON-ready: its config, or the recipe by which the toolkit made it."""
+    return dict(recipe) if recipe else {"network": network.to_json()}
+
+
+def recipe_of(flat: Any, names: list[str]) -> dict[str, Any]:
+    """Returns the recipe of a quantization-aware network."""
+    return {"network": flat.to_json(), "annotated": list(names)}
+
+
+def network_from(recipe: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+    """Makes a network from its config, without its weights; also returns its recipe where it has one."""
+    names = set(re.findall(r'"(?:class_name|registered_name)": "([^"]+)"', recipe["network"]))
+    found = {name: keras.saving.get_registered_object(name) for name in names}
+    own = {name: value for name, value in found.items() if value is not None}
+    network = load_tf_keras().models.model_from_json(recipe["network"], custom_objects=own)
+    if "annotated" not in recipe:
+        return network, None
+    return applied(network, list(recipe["annotated"])), dict(recipe)
