@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+SMALL = 1e-3
+"""Distortion below which nothing better is sought: a thousandth of the outputs' variance. Eight bits lie below it."""
+
 # Share of the samples on which choices are judged, instead of being fitted.
 _JUDGED_SHARE = 0.25
 _BATCH = 64

@@ -14,32 +14,20 @@ from bigmodel.data import Data
 from bigmodel.errors import ArgumentError
 from bigmodel.graph import is_graph
 from bigmodel.quantization.absorption import absorbed
+from bigmodel.quantization.allocation import with_allotted_bits
 from bigmodel.quantization.bias_correction import corrected_bias
 from bigmodel.quantization.clipping import min_max_scale, mse_scale
-from bigmodel.quantization.distortion import Judge
+from bigmodel.quantization.distortion import SMALL, Judge
 from bigmodel.quantization.equalization import equalized
-from bigmodel.quantization.fake import static_parameters
-from bigmodel.quantization.files import in_place, observe
+from bigmodel.quantization.files import in_place
 from bigmodel.quantization.kernels import from_matrix, to_matrix
 from bigmodel.quantization.layers import Quantized
-from bigmodel.quantization.observers import OBSERVERS
+from bigmodel.quantization.observer_choice import best_observer
 from bigmodel.quantization.prefix import Moments, set_in_order
 from bigmodel.quantization.rounding import adaptive_codes, damped, nearest_codes, shifted_target
-from bigmodel.quantization.simulation import (
-    Skipped,
-    canonical,
-    grids,
-    plain,
-    quantized_layers,
-    range_layers,
-    simulated,
-    taps,
-)
+from bigmodel.quantization.simulation import Skipped, canonical, grids, quantized_layers, simulated
 from bigmodel.training import compile_like
 
-# Distortion of the outputs below which nothing further is tried: a thousandth of their variance. Files of 8 bits lie
-# below it but for delicate networks.
-_SMALL = 1e-3
 # What is tried, in this order, each on top of those that were kept.
 _IMPROVEMENTS: dict[str, Any] = {
     "rounding": "adaptive",
@@ -103,14 +91,17 @@ def quantize_post_training(model: keras.Model, data: Data | None, config: Quanti
         ModelError: The model can't be rebuilt layer by layer, or has no layer to quantize.
         ConversionError: For static activations: the file that tells their places could not be written.
     """
+    config = with_allotted_bits(model, data, config)
     samples = _samples(data)
     recipe, tried = _decide(model, samples, config)
     simulation, skipped = _made(model, samples, config, recipe)
     chosen = {**dataclasses.asdict(recipe), "distortion": tried}
     if config.activations == "static":
         assert data is not None
-        simulation, observed = _placed(simulation, model, data, config)
-        chosen |= observed
+        is_open = config.observer in ("auto", "learned")
+        observer, observers = best_observer(simulation, samples) if is_open else (config.observer, {})
+        simulation = in_place(simulation, data, observer=observer)
+        chosen |= {"observer": observer, "observers": observers}
     if model.compiled:
         compile_like(simulation, model)
     return Quantization(simulation, skipped, chosen)
@@ -202,49 +193,10 @@ def _search(
         return tried[name]
 
     least = measured("plain", recipe)
-    if least <= _SMALL:
+    if least <= SMALL:
         return recipe, tried
     for name, value in _IMPROVEMENTS.items():
         other = dataclasses.replace(recipe, **{name: value})
         if name in open_ and measured(name, other) < least:
             recipe, least = other, tried[name]
     return recipe, tried
-
-
-def _placed(
-    simulation: keras.Model, model: keras.Model, data: Data, config: QuantizeConfig
-) -> tuple[keras.Model, dict[str, Any]]:
-    """Returns the simulation with static ranges, and which observer found them."""
-    if config.observer not in ("auto", "learned"):
-        return in_place(simulation, data, observer=config.observer), {"observer": config.observer}
-    placed = in_place(simulation, data)
-    tried = _measured_observers(placed, Judge(model, _samples(data)))
-    observer = min(tried, key=lambda name: tried[name])
-    if observer != "min_max":
-        placed = in_place(simulation, data, observer=observer)
-    return placed, {"observer": observer, "observers": tried}
-
-
-def _measured_observers(placed: keras.Model, judge: Judge) -> dict[str, float]:
-    """Returns the distortion with the ranges of each observer, where the file leaves them to us; just min-max if small.
-
-    The simulation is as it was when this returns.
-    """
-    tried = {"min_max": judge.distortion(placed)}
-    if tried["min_max"] <= _SMALL:
-        return tried
-    points, tapped = taps(plain(placed))
-    seen = {p.layer_name: r for p, (r, _) in zip(points, observe(tapped, judge.fitted, OBSERVERS), strict=True)}
-    # Grids that are not those of their own range are shared with other tensors, or fixed by an op.
-    free = {
-        name: (float(layer.low.value), float(layer.high.value))
-        for name, layer in range_layers(placed).items()
-        if name in seen and np.allclose(layer.scale, static_parameters(layer.low.value, layer.high.value)[0], rtol=1e-5)
-    }
-    for observer in OBSERVERS[1:]:
-        for name in free:
-            range_layers(placed)[name].set_range(*seen[name][observer])
-        tried[observer] = judge.distortion(placed)
-    for name, whole in free.items():
-        range_layers(placed)[name].set_range(*whole)
-    return tried
