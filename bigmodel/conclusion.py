@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -35,6 +36,7 @@ class Conclusion:
         stages: Shows what goes on.
         seed: The run's seed.
         keeps_files: Whether the candidates' files stay, so that the report may name them.
+        trials: Those of a search.
     """
 
     model: keras.Model
@@ -46,6 +48,7 @@ class Conclusion:
     stages: Stages
     seed: int
     keeps_files: bool
+    trials: Sequence[Mapping[str, Any]] = ()
 
     def write(self, choice: Choice, steps: Sequence[Figures], skipped: Sequence[Figures], notes: Sequence[str]) -> None:
         """Writes model.tflite, model.keras, report.html and, last of all, report.json, each whole or not at all.
@@ -115,6 +118,7 @@ class Conclusion:
                 "quantized_weights_exact": not chosen["not_in_file"],
             },
             candidates=[{**row, "path": row["path"] if self.keeps_files else None} for row in self.competition.rows],
+            trials=[dict(row) for row in self.trials],
             environment={**environment(), **target.runtime},
             seed=self.seed,
             seconds=self.journal.seconds,

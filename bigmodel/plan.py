@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 import keras
 
-from bigmodel.config import Config, PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig, resolve, resolve_quantize
+from bigmodel.config import (
+    Config,
+    PruneConfig,
+    QuantizeConfig,
+    Target,
+    TrainConfig,
+    TuneConfig,
+    resolve,
+    resolve_quantize,
+)
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ModelError, describe
 from bigmodel.export.formats import FORMATS, Format, format_of
 
@@ -72,14 +81,14 @@ class Plan:
                 fix="Pass train=bm.TrainConfig(epochs=5), or method='post_training'.",
             )
 
-        if isinstance(self.tune, TuneConfig) and isinstance(self.quantize, QuantizeConfig):
-            if not isinstance(self.quantize.bits, int):
-                raise ArgumentError(
-                    "The orders contradict each other.",
-                    received=f"tune next to quantize with bits={describe(self.quantize.bits)}",
-                    expected="bits that are one number: the trials differ in the rest",
-                    fix="Pass tune=None, or quantize=4.",
-                )
+        bits = self.quantize.bits if isinstance(self.quantize, QuantizeConfig) else 8
+        if isinstance(self.tune, TuneConfig) and not isinstance(bits, int):
+            raise ArgumentError(
+                "The orders contradict each other.",
+                received=f"tune next to quantize with bits={describe(bits)}",
+                expected="bits that are one number: the trials differ in the rest",
+                fix="Pass tune=None, or quantize=4.",
+            )
 
     @property
     def float_formats(self) -> list[Format]:

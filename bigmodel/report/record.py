@@ -39,6 +39,9 @@ class Record:
         split: The split that baseline and final were measured on.
         ops: The chosen file's operations, as `bigmodel.evaluation.OpFacts` has them.
         notes: What a reader should know: how splits came to be, what was guessed.
+        trials: What a search tried: trial, values (by hyperparameter), status ("done", "stopped" or "failed"), reason,
+            score, metric, metric_drop, size_bytes, latency_ms, seconds; of those that were verified on data the search
+            did not see, holdout_metric, holdout_drop and verified.
         bigmodel: The version that wrote the record.
         extra: Keys that a newer version wrote; they are kept.
 
@@ -65,6 +68,7 @@ class Record:
     split: str = "test"
     ops: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
+    trials: Sequence[Mapping[str, Any]] = ()
     bigmodel: str = bigmodel.__version__
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -59,7 +59,7 @@ class Verdict:
             return {}
         path = folder / "model.tflite"
         if path.is_file():
-            answers = evaluate_file(path, self.fold, like=self.bench.model)
+            answers = evaluate_file(path, self.fold, like=self.bench.model, **self.bench.runtime)
         else:
             model = keras.models.load_model(folder / "model.keras", compile=False)
             answers = evaluate_model(model, self.fold, like=self.bench.model)
@@ -74,7 +74,8 @@ class Verdict:
         """The float file's metric on the fold."""
         if self._reference is None:
             assert self.fold is not None
-            self._reference = evaluate_file(self.bench.baseline["path"], self.fold, like=self.bench.model).metric
+            path, bench = self.bench.baseline["path"], self.bench
+            self._reference = evaluate_file(path, self.fold, like=bench.model, **bench.runtime).metric
         return self._reference
 
     def holds(self, figures: Figures) -> bool:

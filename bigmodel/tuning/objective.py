@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel.config import Target, TuneConfig
 from bigmodel.errors import ArgumentError, describe
+from bigmodel.evaluation import primary_metric
 from bigmodel.evaluation.evaluation import Evaluation
 
 # Quantities of a file, by the objective's name: where they stand in a trial's figures.
@@ -106,21 +107,29 @@ class Objective:
         return score < other if self.direction == "min" else score > other
 
 
-def objective_of(config: TuneConfig, target: Target) -> Objective:
+def objective_of(config: TuneConfig, target: Target, model: keras.Model) -> Objective:
     """Returns the objective that a config asks for.
 
+    "auto" is a quantity of the file where trials compress a trained model; where they only train, it is the metric
+    that the model was compiled with.
+
     Args:
-        config: Its `objective` and `direction` count.
+        config: Its `objective`, `direction`, `space` and `build` count.
         target: The bounds; with "auto" also what is to be small.
+        model: A compiled model.
 
     Raises:
         ArgumentError: Keras knows no metric or loss of that name.
 
     Example:
-        >>> objective_of(TuneConfig(objective="AUC"), Target()).direction
+        >>> objective_of(TuneConfig(objective="AUC"), Target(), keras.Sequential()).direction
         'max'
     """
     name = config.objective
+    only_trains = config.space == "training" or (config.build is not None and config.space is None)
+    if name == "auto" and only_trains:
+        metric = primary_metric(model)
+        return Objective(metric.name, "max" if metric.higher_is_better else "min", target)
     if name == "auto":
         name = "latency" if target.optimize == "latency" else "size"
     if name in QUANTITIES:

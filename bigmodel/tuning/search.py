@@ -13,14 +13,14 @@ from typing import Any
 
 import keras
 
-from bigmodel.config import Target, TrainConfig, TuneConfig
+from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ModelError
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.holdout import Verdict, set_aside
 from bigmodel.tuning.ledger import Ledger, Row
 from bigmodel.tuning.objective import Objective, objective_of
-from bigmodel.tuning.settings import train_config
+from bigmodel.tuning.settings import seeded, train_config, trained
 from bigmodel.tuning.space import Bounds, bounds_of, checked, space_of
 from bigmodel.tuning.trial import Bench, measure_baseline
 
@@ -35,7 +35,8 @@ class Tuned:
 
     Args:
         model: The best trial's model, compiled like the one that was given; it simulates its file where it has bits.
-        hyperparameters: The best trial's values, by name.
+        trial: The best trial's name.
+        hyperparameters: Its values, by name.
         trials: Every trial: trial, values, status ("done", "stopped", "failed"), reason, score, metric, size_bytes,
             seconds, and for those that were verified `holdout_metric` and `verified`.
         objective: What the score says, as `bigmodel.tuning.Objective` explains.
@@ -47,6 +48,7 @@ class Tuned:
     """
 
     model: keras.Model
+    trial: str
     hyperparameters: Mapping[str, Any]
     trials: Sequence[Mapping[str, Any]]
     objective: str
@@ -107,6 +109,8 @@ class Options:
         fixed: Values that every trial takes, by the names of `VALUES`: what was ordered.
         may_remove_channels: Whether channels may go.
         bisect: Whether to look along one ladder of sizes instead of everywhere: few trials, the same ones each time.
+        quantize: How weights are rounded, where that was ordered.
+        baseline: The float file that trials are compared with; `None`: that of the model.
     """
 
     tell: Callable[[Row], Any] | None = None
@@ -114,6 +118,8 @@ class Options:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     may_remove_channels: bool = True
     bisect: bool = False
+    quantize: QuantizeConfig | None = None
+    baseline: Path | None = None
 
 
 @dataclasses.dataclass
@@ -130,7 +136,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.objective: Objective = objective_of(self.config, self.target)
+        self.objective: Objective = objective_of(self.config, self.target, self.model)
         self.ledger = Ledger(self.directory, self.options.tell)
         self.searched, self.fold = set_aside(self.data, self.config.holdout, self.seed)
         self.notes: list[str] = []
@@ -151,10 +157,29 @@ class _Search:
             return self._tuned(bench, tuner, winner)
 
     def _bench(self) -> Bench:
-        path = self.directory / "float.tflite"
-        baseline = self.ledger.fact("baseline", lambda: measure_baseline(self.model, self.searched, self.seed, path))
-        shared = {**baseline, "path": str(path)}
-        return Bench(self.model, self.searched, self.objective, self.train, self.seed, shared, self.callbacks)
+        if self.config.build is not None and self.objective.is_bounded:
+            self.model = self._reference()
+        path = self.options.baseline or self.directory / "float.tflite"
+        baseline = self.ledger.fact("baseline", lambda: self._baseline(path))
+        return Bench(
+            self.model, self.searched, self.objective, self.train, self.seed, {**baseline, "path": str(path)},
+            self.options.quantize, self.callbacks,
+        )  # fmt: skip
+
+    def _baseline(self, path: Path) -> Row:
+        return measure_baseline(self.model, self.searched, self.target, self.seed, path)
+
+    def _reference(self) -> keras.Model:
+        """The network of the default hyperparameters, trained: what compressed ones are compared with."""
+        path = self.directory / "reference.keras"
+        if not path.is_file():
+            with seeded(self.seed):
+                made = trained(
+                    self.model, self.searched, {}, self.train, callbacks=list(self.callbacks), seed=self.seed
+                )
+            made.save(path.with_name("part.keras"))
+            path.with_name("part.keras").replace(path)
+        return self._load(path)
 
     def _bounds(self) -> Bounds:
         start = self.model if self.config.build is None else None
@@ -164,7 +189,7 @@ class _Search:
             bounds = bounds_of(start, self.searched, self.target, self.train, channels=channels, seed=self.seed)
             return dataclasses.asdict(bounds)
 
-        return Bounds(**self.ledger.fact("bounds", find))
+        return Bounds(**{**self.ledger.fact("bounds", find), "fixed": tuple(self.options.fixed)})
 
     def _looks_at_channels(self) -> bool:
         return not callable(self.config.space) and self.config.space != "training"
@@ -259,6 +284,7 @@ class _Search:
         file = folder / "model.tflite"
         return Tuned(
             model=self._load(folder / "model.keras"),
+            trial=best["trial"],
             hyperparameters={name: v for name, v in best["values"].items() if not name.startswith("tuner/")},
             trials=tuple({**row, **self.ledger.verdict(row["trial"])} for row in self.ledger.rows()),
             objective=self.objective.name,

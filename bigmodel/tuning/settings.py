@@ -11,14 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from bigmodel.config import PruneConfig, QuantizeConfig, TrainConfig
+from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, TrainConfig
 from bigmodel.data import Data
+from bigmodel.data.augmentation import augment
 from bigmodel.errors import ArgumentError, ModelError, describe
 from bigmodel.training import clone, fit, pretrain
 from bigmodel.training.compilation import Compilation
+from bigmodel.training.initialization import initialize
+from bigmodel.training.regularization import regularize
 from bigmodel.tuning.space import TRAINING
 
-_SLOTS = {"bits": (32, 16, 8, 4, 2), "activations": ("dynamic", "static", "float"), "schedule": ("cosine", "constant")}
+_SLOTS = {
+    "bits": (32, 16, 8, 4, 2, 1),
+    "activations": ("dynamic", "static", "float"),
+    "schedule": ("cosine", "constant"),
+}
 
 
 @contextlib.contextmanager
@@ -89,13 +96,14 @@ def trained(
         ModelError: The network compiles in a way of its own, so that the optimizer can't be another.
     """
     made = clone(network)
-    if "dropout" in values:
-        for layer in made._flatten_layers():
-            if isinstance(layer, keras.layers.Dropout):
-                layer.rate = float(values["dropout"])
     if "initializer" in values:
-        _initialize(made, values["initializer"], seed)
-    _compile(made, network, values)
+        made = initialize(made, values["initializer"], seed=seed)
+    own = {name: float(values[name]) for name in ("dropout", "l2", "label_smoothing") if name in values}
+    if own:
+        made = regularize(made, seed=seed, **own)
+    if values.get("augmentation"):
+        data = augment(data, AugmentConfig(strength=float(values["augmentation"])), seed=seed, model=made)
+    _compile(made, values)
     if values.get("schedule") == "constant":
         train = dataclasses.replace(train, pretrain_epochs=train.epochs)
         pretrain(made, data, train, callbacks=callbacks, seed=seed)
@@ -105,21 +113,14 @@ def trained(
     return made
 
 
-def _initialize(model: keras.Model, name: str, seed: int) -> None:
-    for position, variable in enumerate(model.trainable_variables):
-        if len(variable.shape) > 1:
-            initializer = keras.initializers.get({"class_name": name, "config": {"seed": seed + position}})
-            variable.assign(initializer(variable.shape))
-
-
-def _compile(made: keras.Model, network: keras.Model, values: Mapping[str, Any]) -> None:
+def _compile(made: keras.Model, values: Mapping[str, Any]) -> None:
     if not {"optimizer", "learning_rate", "weight_decay"} & set(values):
         return
-    compilation = Compilation.of(network)
+    compilation = Compilation.of(made)
     if compilation.is_custom:
         raise ModelError(
             "The optimizer can't be searched.",
-            received=f"{type(network).__name__} with a compile() of its own",
+            received=f"{type(made).__name__} with a compile() of its own",
             expected="a model that compiles as keras.Model does",
             fix="Leave optimizer, learning_rate and weight_decay out of the space.",
         )
@@ -145,11 +146,18 @@ def zeros_config(values: Mapping[str, Any]) -> PruneConfig | None:
     return PruneConfig(sparsity=share) if share > 0 else None
 
 
-def quantize_config(values: Mapping[str, Any]) -> QuantizeConfig | None:
-    """Returns how weights are rounded; `None` for float files."""
+def quantize_config(values: Mapping[str, Any], ordered: QuantizeConfig | None = None) -> QuantizeConfig | None:
+    """Returns how weights are rounded; `None` for float files.
+
+    Args:
+        values: The trial's values.
+        ordered: What holds besides bits, activations and clipping.
+    """
     bits = int(values.get("bits", 32))
     if bits > 8:
         return None
-    method = "post_training" if bits == 8 else "aware"  # at 8 bits there is next to nothing to win back
-    clipping = values.get("clipping", "auto")
-    return QuantizeConfig(bits, values.get("activations", "dynamic"), method, clipping=clipping)  # type: ignore[arg-type]
+    config = ordered or QuantizeConfig(bits)
+    if config.method == "auto":  # at 8 bits there is next to nothing to win back
+        config = dataclasses.replace(config, method="post_training" if bits == 8 else "aware")
+    own = {"clipping": values["clipping"]} if "clipping" in values else {}
+    return dataclasses.replace(config, bits=bits, activations=values.get("activations", "dynamic"), **own)

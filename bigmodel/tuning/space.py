@@ -24,6 +24,8 @@ VALUES = {
     "dropout": "rate of every dropout layer",
     "initializer": "Keras' name of an initializer: the trial starts from new weights",
     "weight_decay": "the optimizer's weight decay",
+    "l2": "penalty on the squared weights",
+    "label_smoothing": "of a crossentropy, 0..1",
     "augmentation": "strength of the augmentation, 0 (none) to 1",
     "channels": "share of the parameters that is left after channels are removed, 0..1",
     "sparsity": "share of each kernel that becomes zero, 0..1",
@@ -34,7 +36,9 @@ VALUES = {
 }
 """What a trial understands, and nothing else; a name that is missing is left as it is."""
 
-TRAINING = ("optimizer", "learning_rate", "schedule", "dropout", "initializer", "weight_decay", "augmentation")
+TRAINING = (
+    *("optimizer", "schedule", "dropout", "initializer", "weight_decay", "l2", "label_smoothing", "augmentation"),
+)
 """Those that ask for a training of the whole network before anything is compressed."""
 _DROPOUTS = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
 
@@ -47,13 +51,15 @@ class Bounds:
         least_channels: Smallest share of the parameters that a trial may leave; 1: channels stay.
         most_epochs: Most epochs of a training.
         has_dropout: Whether there is a rate to set.
-        from_start: Whether trials may train from new weights.
+        from_start: Whether trials train from new weights.
+        fixed: Values that were ordered, so that there is nothing to look for.
     """
 
     least_channels: float = 0.02
     most_epochs: int = 5
     has_dropout: bool = False
     from_start: bool = False
+    fixed: tuple[str, ...] = ()
 
 
 def training_space(hp: Any, bounds: Bounds) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def training_space(hp: Any, bounds: Bounds) -> dict[str, Any]:
     }
     with hp.conditional_scope("optimizer", ["adamw"]):  # the others of Keras take none by default
         values["weight_decay"] = hp.Float("weight_decay", 1e-5, 1e-1, sampling="log", default=4e-3)
+    values["augmentation"] = hp.Float("augmentation", 0.0, 1.0, step=0.25)
     if bounds.has_dropout:
         values["dropout"] = hp.Float("dropout", 0.0, 0.5, step=0.1)
     if bounds.from_start:
@@ -84,13 +91,16 @@ def training_space(hp: Any, bounds: Bounds) -> dict[str, Any]:
 
 def compression_space(hp: Any, bounds: Bounds) -> dict[str, Any]:
     """Declares the hyperparameters of compression; arguments and result as of `training_space`."""
-    values = {"bits": hp.Choice("bits", [8, 4], default=4), "sparsity": hp.Choice("sparsity", [0.0, 0.5, 0.8])}
-    if bounds.least_channels < 1:
+    values = {}
+    if "bits" not in bounds.fixed:
+        values["bits"] = hp.Choice("bits", [8, 4], default=4)
+        with hp.conditional_scope("bits", [4]):  # at 8 bits, clipping buys nothing
+            values["clipping"] = hp.Choice("clipping", ["min_max", "mse"])
+    if "sparsity" not in bounds.fixed:
+        values["sparsity"] = hp.Choice("sparsity", [0.0, 0.5, 0.8])
+    if bounds.least_channels < 1 and "channels" not in bounds.fixed:
         low = bounds.least_channels
         values["channels"] = hp.Float("channels", low, 1.0, sampling="log", default=max(low, 0.25))
-    with hp.conditional_scope("bits", [4]):  # at 8 bits, clipping buys nothing
-        values["clipping"] = hp.Choice("clipping", ["min_max", "mse"])
-    with hp.conditional_scope("sparsity", [0.0]):  # zeros are trained without a teacher
         values["distillation"] = hp.Choice("distillation", [0.5, 0.0])
     return {name: value for name, value in values.items() if value is not None}
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bigmodel.config import TrainConfig
+from bigmodel.config import QuantizeConfig, Target, TrainConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ConversionError
 from bigmodel.evaluation import evaluate_file, evaluate_model, inspect_file, measure_latency, primary_metric
@@ -108,6 +108,7 @@ class Bench:
         train: How trials train where they say nothing else.
         seed: Same seed, same result.
         baseline: Figures of the float file of `model`; its `path` too.
+        quantize: How weights are rounded, where that was ordered; the trial says the bits.
         callbacks: For every training.
     """
 
@@ -117,12 +118,18 @@ class Bench:
     train: TrainConfig
     seed: int
     baseline: Mapping[str, Any]
+    quantize: QuantizeConfig | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
     @property
     def metric(self) -> Metric:
         """The metric that decides about bounds."""
         return primary_metric(self.model)
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """Threads and delegate on which files are measured."""
+        return self.objective.target.runtime
 
     @property
     def judged(self) -> Split:
@@ -168,6 +175,8 @@ class Bench:
         if limits.time_is_up:
             figures["reason"] = "; ".join(filter(None, [figures["reason"], "time was up, its training ended early"]))
         figures["score"] = self.objective.score(figures, self.baseline)
+        if not math.isfinite(figures["score"]):
+            figures |= {"status": "failed", "score": None, "reason": f"{self.objective.name} is no number"}
         seconds = time.monotonic() - started
         return {**figures, "seconds": seconds, "seconds_outside": seconds - limits.seconds}
 
@@ -178,7 +187,7 @@ class Bench:
         made = self.model if network is None else network
         if network is not None or trains_anew(values):
             made = self._checked(trained(made, self.data, values, train, callbacks=callbacks, seed=self.seed), limits)
-        channels, zeros, bits = channels_config(values), zeros_config(values), quantize_config(values)
+        channels, zeros, bits = channels_config(values), zeros_config(values), quantize_config(values, self.quantize)
         if channels is not None:
             teacher, alone = made, dataclasses.replace(train, epochs=0)
             made = prune_channels(made, self.data, channels, train=alone, seed=self.seed)
@@ -220,8 +229,8 @@ class Bench:
             path = folder / "model.tflite"
             simulation, format_name = self._written(simulation, values, path)
             x, _, _ = self.judged.sample(_FIRST_SAMPLES).arrays()
-            first_run(path, _by_name(self.model, x))
-            answers = evaluate_file(path, self.judged, like=self.model)
+            first_run(path, _by_name(self.model, x), **self.runtime)
+            answers = evaluate_file(path, self.judged, like=self.model, **self.runtime)
             figures = {"format": format_name, **self.file_figures(path)}
         compile_like(simulation, self.model)
         simulation.save(folder / "model.keras")
@@ -253,7 +262,7 @@ class Bench:
         """Returns what a file is, and how long it takes next to the float file, measured in turns."""
         facts = inspect_file(path)
         x, _, _ = self.judged.sample(1).arrays()
-        base, own = measure_latency([self.baseline["path"], path], sample=_by_name(self.model, x))
+        base, own = measure_latency([self.baseline["path"], path], sample=_by_name(self.model, x), **self.runtime)
         return {
             **{name: getattr(facts, name) for name in ("size_bytes", "parameters", "macs", "sparsity")},
             "latency_ms": own.median_ms,
@@ -261,12 +270,13 @@ class Bench:
         }
 
 
-def measure_baseline(model: keras.Model, data: Data, seed: int, path: Path) -> Figures:
+def measure_baseline(model: keras.Model, data: Data, target: Target, seed: int, path: Path) -> Figures:
     """Writes the float file of a model where there is none yet, and measures it. The model is not changed.
 
     Args:
         model: A compiled model.
         data: The splits of the search.
+        target: Names the runtime.
         seed: Picks the samples.
         path: The file.
 
@@ -278,8 +288,8 @@ def measure_baseline(model: keras.Model, data: Data, seed: int, path: Path) -> F
     split = judged(data, seed)
     facts = inspect_file(path)
     x, _, _ = split.sample(1).arrays()
-    (latency,) = measure_latency([path], sample=_by_name(model, x))
-    answers = evaluate_file(path, split, like=model)
+    (latency,) = measure_latency([path], sample=_by_name(model, x), **target.runtime)
+    answers = evaluate_file(path, split, like=model, **target.runtime)
     names = ("size_bytes", "parameters", "macs")
     figures: Figures = {name: getattr(facts, name) for name in names}
     return {**figures, "metric": answers.metric, "latency_ms": latency.median_ms}

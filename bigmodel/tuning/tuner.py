@@ -14,7 +14,7 @@ import keras
 import keras_tuner
 from keras_tuner import engine
 
-from bigmodel.errors import BigmodelError, ConversionError, summary
+from bigmodel.errors import ConversionError, summary
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.ledger import MODELS_KEPT, Ledger, Row
 from bigmodel.tuning.objective import Objective
@@ -84,7 +84,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         try:
             network, values = self.hypermodel.build(trial.hyperparameters)
             return self.bench.run(network, {**values, **_rounds(trial)}, folder, deadline=self.clock.deadline)
-        except BigmodelError as error:
+        except Exception as error:  # the caller's build, Keras and TensorFlow raise what they like
             return failed(error, self.bench.objective, time.monotonic() - started)
         finally:
             gc.collect()  # models hold each other in circles, with all that was traced for them

@@ -1,0 +1,316 @@
+"""The search as a verb of its own, and as a stage of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from bigmodel.candidates import SLOWER_ALLOWED
+from bigmodel.competition import Competition
+from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig, resolve
+from bigmodel.data import Data
+from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, ModelError, describe
+from bigmodel.export.formats import Format, format_named, format_of
+from bigmodel.identity import identity_of
+from bigmodel.journal import Journal, alone
+from bigmodel.own_parts import own_parts_of
+from bigmodel.plan import Plan, check_call, named
+from bigmodel.progress import Stages, without_tracing_warnings
+from bigmodel.pruning import KeepClusters, KeepZeros
+from bigmodel.training import prepare
+from bigmodel.tuning.search import Options, Tuned, tune_model
+
+Row = Mapping[str, Any]
+
+
+def tune(
+    model: Any,
+    data: Any,
+    config: TuneConfig | int = 20,
+    *,
+    target: Target | None = None,
+    train: TrainConfig | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Tuned:
+    """Searches for the best hyperparameters of training or compression. Neither model nor data is changed.
+
+    A fold of the validation data takes no part: the winner is verified on it, and where it breaks a bound there, the
+    next best is taken. Where none holds, the nearest trials train twice as long, once.
+
+    Args:
+        model: A built Keras model, whose compression is searched unless `config.space` says otherwise; or a function
+            `hp -> compiled model` or a `keras_tuner.HyperModel`, whose training is searched.
+        data: Data in any form that `bigmodel.as_data` takes.
+        config: What is searched and for how long; a number is `max_trials`.
+        target: The bounds; `None`: at most 0.01 below the float file.
+        train: How trials train where they say nothing else.
+        directory: Where the trials lie; a search that was cut off goes on when called again with the same arguments.
+            `None`: a temporary one that lives as long as the result.
+        seed: Same seed, same result, where no objective or bound is measured with a clock.
+        verbose: 1 shows each trial and the best so far, 0 is silent.
+        callbacks: Keras callbacks for every training.
+
+    Returns:
+        The best trial's model, its hyperparameters, and all trials.
+
+    Raises:
+        ArgumentError: The objective, or a value of the space, is not known.
+        DataError: The data does not fit the model.
+        DirectoryError: The directory belongs to another search.
+        ModelError: No trial came to anything.
+
+    Example:
+        `bm.tune(lambda hp: build(hp.Int("width", 16, 256)), (x, y), bm.TuneConfig(20, tuner="random")).model`
+    """
+    config, start = _config(config, model)
+    check_call(start, seed=seed, verbose=verbose, callbacks=callbacks)
+    target, train = target or Target(), train or TrainConfig()
+    stages = Stages(verbose)
+    with own_parts_of(start), without_tracing_warnings(), _place(directory) as place, _claimed(place):
+        ready = prepare(start, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
+        orders = {"tune": named(config), "target": target.to_dict(), "train": named(train)}
+        tell: Callable[[Row], Any] | None = None
+        if not _is_worker():
+            journal = Journal(place, identity_of(ready.model, ready.given, orders, seed))
+            tell = _log(journal)
+        with stages.stage("search") as stage:
+            options = Options(tell=tell, watch=_shown(stages))
+            tuned = tune_model(
+                ready.model, ready.data, config, target=target, train=train, seed=seed,
+                directory=place / "tuning", callbacks=callbacks, options=options,
+            )  # fmt: skip
+            stage.outcome = f"{tuned.objective}: {tuned.value:.4g}"
+        if tell is not None:
+            for row in tuned.trials:  # those of workers
+                tell(row)
+    if directory is None:
+        weakref.finalize(tuned, shutil.rmtree, place, ignore_errors=True)
+    return tuned
+
+
+def _config(config: TuneConfig | int, model: Any) -> tuple[TuneConfig, keras.Model]:
+    """The config, and the model that trials start from, or what `build` makes by default."""
+    resolved = resolve(config, TuneConfig, "max_trials")
+    if resolved is None or resolved == "auto":
+        raise ArgumentTypeError(
+            "config can't be used.",
+            received=describe(config),
+            expected="a number of trials or a TuneConfig",
+            fix="Pass bm.tune(model, data, 20).",
+        )
+    if isinstance(model, keras.Model):
+        return resolved, model
+    if not callable(getattr(model, "build", model)):
+        raise ArgumentTypeError(
+            "model can't be used.",
+            received=describe(model),
+            expected="a Keras model, a function hp -> model, or a keras_tuner.HyperModel",
+            fix="Pass a built model.",
+        )
+    import keras_tuner
+
+    made = getattr(model, "build", model)(keras_tuner.HyperParameters())
+    return dataclasses.replace(resolved, build=model), made
+
+
+def _is_worker() -> bool:
+    """Whether a chief elsewhere hands out the trials, as KerasTuner's environment variables say."""
+    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
+
+
+@contextlib.contextmanager
+def _place(directory: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if directory is not None:
+        yield Path(directory)
+        return
+    place = Path(tempfile.mkdtemp(prefix="bigmodel-"))
+    try:
+        yield place
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _claimed(place: Path) -> Iterator[None]:
+    """Keeps other searches out, but for the workers of this one."""
+    with contextlib.nullcontext() if _is_worker() else alone(place):
+        yield
+
+
+def _log(journal: Journal) -> Callable[[Row], Any]:
+    """Writes each trial into `log.jsonl`, once."""
+    return lambda row: journal.once(f"trial {row['trial']}", lambda: row)
+
+
+def _shown(stages: Stages) -> Callable[[Row, Row | None], Any]:
+    """Shows each trial, and the best so far."""
+
+    def watch(row: Row, best: Row | None) -> None:
+        stages.say(f"    trial {told(row)}" + ("" if best is None else f"; best so far: {told(best)}"))
+
+    return watch
+
+
+def told(row: Row) -> str:
+    """Returns a trial in a few words."""
+    words = [row["trial"]]
+    if row.get("metric") is not None:
+        words.append(f"metric {row['metric']:.4f}")
+    if row.get("size_bytes") is not None:
+        words.append(f"{row['size_bytes']:,} bytes")
+    if row["status"] != "done":
+        words.append(f"{row['status']}: {row['reason']}")
+    return ", ".join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the search of a run came to.
+
+    Args:
+        tuned: Its result; `None` where nothing was searched or found.
+        notes: Why not, and what else a reader should know.
+        step: What the report's list of steps says.
+        formats: Formats of the files that compete, where the model simulates its file; empty: it is a float network.
+    """
+
+    tuned: Tuned | None
+    notes: tuple[str, ...]
+    step: Row = dataclasses.field(default_factory=dict)
+    formats: tuple[Format, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchStage:
+    """The search of a run.
+
+    Args:
+        plan: The orders.
+        data: The run's splits.
+        journal: The run's journal.
+        competition: The files that compete so far, their latencies measured.
+        stages: Shows what goes on.
+        seed: The run's seed.
+        callbacks: For every training.
+    """
+
+    plan: Plan
+    data: Data
+    journal: Journal
+    competition: Competition
+    stages: Stages
+    seed: int
+    callbacks: Sequence[keras.callbacks.Callback]
+
+    def run(self, network: keras.Model) -> Found:
+        """Searches where that was ordered or may pay, or reads what a search in this directory has found.
+
+        Args:
+            network: The compiled model that trials start from.
+        """
+        if self.plan.tune is None:
+            return Found(None, ())
+        is_ordered = isinstance(self.plan.tune, TuneConfig)
+        reason = "" if is_ordered else self._reason_not_to(network)
+        if reason:
+            return Found(None, (f"tune='auto': nothing was searched, as {reason}",))
+        started = time.perf_counter()
+        try:
+            tuned = self._search(network, is_ordered)
+        except (ModelError, ArgumentError, ConversionError) as error:
+            if is_ordered:
+                raise
+            return Found(None, (f"tune='auto': {error.problem} {error.received}",))
+        before = self.competition.baseline["metric"]
+        step = {"name": "tune", "seconds": time.perf_counter() - started, "metric_before": before}
+        best = next(row for row in tuned.trials if row["trial"] == tuned.trial)
+        values = {name: value for name, value in tuned.hyperparameters.items() if name != "name"}
+        step = self.journal.once(
+            "step tune", lambda: {**step, "metric_after": best["metric"], "trials": len(tuned.trials), **values}
+        )
+        return Found(tuned, tuned.notes, step, tuple(self._formats(tuned)))
+
+    def _search(self, network: keras.Model, is_ordered: bool) -> Tuned:
+        plan = self.plan
+        ordered = plan.quantize if isinstance(plan.quantize, QuantizeConfig) else None
+        options = Options(
+            tell=_log(self.journal), watch=_shown(self.stages), fixed=self._fixed(is_ordered),
+            may_remove_channels=plan.prune_is_auto, bisect=not is_ordered, quantize=ordered,
+            baseline=self.journal.path(self.competition.baseline["path"]),
+        )  # fmt: skip
+        keeping = [KeepZeros(), KeepClusters()] if plan.prunes else []
+        config = plan.tune if isinstance(plan.tune, TuneConfig) else TuneConfig()
+        with self.stages.stage("search") as stage:
+            tuned = tune_model(
+                network, self.data, config, target=plan.target, train=plan.train, seed=self.seed,
+                directory=self.journal.path("tuning"), callbacks=[*self.callbacks, *keeping], options=options,
+            )  # fmt: skip
+            held = "the best" if tuned.target_met else "none holds, the nearest"
+            stage.outcome = f"{len(tuned.trials)} trials; {held}: {tuned.objective} {tuned.value:.4g}"
+        return tuned
+
+    def _fixed(self, is_ordered: bool) -> dict[str, Any]:
+        """Values of every trial: what was ordered, or what the files so far say about bits."""
+        plan = self.plan
+        fixed: dict[str, Any] = {} if plan.prune_is_auto else {"sparsity": 0.0, "channels": 1.0}
+        if isinstance(plan.quantize, QuantizeConfig):
+            activations = "dynamic" if plan.quantize.activations == "auto" else plan.quantize.activations
+            return {**fixed, "bits": plan.quantize.bits, "activations": activations}
+        if plan.quantize is None:
+            return {**fixed, "bits": 8, "activations": "float"}
+        return fixed if is_ordered else {**fixed, **self._smallest_fast_enough()}
+
+    def _smallest_fast_enough(self) -> dict[str, Any]:
+        """Bits and activations of the smallest file that `target.optimize` would not put behind, right or not."""
+        known = [row for row in self.competition.rows if row["status"] != "failed"]
+        most = SLOWER_ALLOWED * self.competition.baseline["latency_ms"]
+        fast = [row for row in known if self.plan.target.optimize == "size" or row["latency_ms"] <= most] or known
+        key = "latency_ms" if self.plan.target.optimize == "latency" else "size_bytes"
+        chosen = format_named(min(fast, key=lambda row: (row[key], row["name"]))["format"])
+        return {"bits": chosen.bits, "activations": chosen.activations} if chosen.quantized else {"bits": chosen.bits}
+
+    def _formats(self, tuned: Tuned) -> list[Format]:
+        bits = int(tuned.hyperparameters.get("bits", 32))
+        if bits > 8:
+            return []
+        formats = [f for config, of in self.plan.quantized_formats().items() if config.bits == bits for f in of]
+        return formats or [format_of(bits, tuned.hyperparameters.get("activations", "dynamic"))]
+
+    def _reason_not_to(self, network: keras.Model) -> str:
+        """Says why a run that was left to itself should not search; empty where it should."""
+        plan, train, baseline = self.plan, self.plan.train, self.competition.baseline
+        if not plan.prune_is_auto or plan.quantize != "auto":
+            return "the compression was ordered"
+        if train.epochs == 0:
+            return "there is no training (epochs=0)"
+        if self.data.validation is None:
+            return "there is no validation split"
+        if baseline["size_bytes"] < _LEAST_BYTES:
+            return f"the float file has {baseline['size_bytes']:,} bytes, many of which are not weights"
+        work = float(baseline["macs"]) * (self.data.train.size or math.inf) * train.epochs * _EPOCHS_OF_LADDER
+        if work > _MOST_MACS:
+            return f"its trainings would take about {work:.0e} multiply-accumulates; tune=20 orders it"
+        return ""
+
+
+# A search along one ladder trains about this many times the epochs of one step.
+_EPOCHS_OF_LADDER = 16
+# Most multiply-accumulates of its trainings, forward passes alone: some minutes on two cores.
+_MOST_MACS = 2e13
+# Below this many bytes the float file is to a good part what every file needs besides its weights.
+_LEAST_BYTES = 50_000
