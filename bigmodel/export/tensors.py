@@ -31,7 +31,7 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
     details = interpreter.get_signature_runner().get_input_details()
-    constants = _constants(path)
+    computed = _computed(path)
     samples = len(next(iter(inputs.values())))
     # A file with a loop inside has a batch size of its own.
     fixed = [int(detail["shape_signature"][0]) for detail in details.values() if detail["shape_signature"][0] > 0]
@@ -40,8 +40,8 @@ def float_tensors(path: Path, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
     for start in range(0, samples - batch + 1, batch):
         _run(interpreter, details, {name: values[start : start + batch] for name, values in inputs.items()})
         for detail in interpreter.get_tensor_details():
-            # Nameless tensors are the kernels' own scratch space.
-            if detail["dtype"] == np.float32 and detail["name"] and detail["name"] not in constants:
+            # Tensors besides the file's are the kernels' own scratch space.
+            if detail["dtype"] == np.float32 and detail["name"] in computed:
                 with contextlib.suppress(ValueError):  # a tensor that the runtime has optimised away has no values
                     kept.setdefault(detail["name"], []).append(interpreter.get_tensor(detail["index"]))
     for name, parts in kept.items():
@@ -58,12 +58,12 @@ def _run(interpreter: Interpreter, details: Mapping[str, Any], inputs: Mapping[s
     interpreter.invoke()
 
 
-def _constants(path: Path) -> set[str]:
-    """Names of the tensors whose values stand in the file."""
+def _computed(path: Path) -> set[str]:
+    """Names of the file's tensors whose values do not stand in it."""
     model = flatbuffer_utils.read_model(str(path))
     return {
         tensor.name.decode()
         for graph in model.subgraphs
         for tensor in graph.tensors
-        if model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data)
+        if model.buffers[tensor.buffer].data is None or not len(model.buffers[tensor.buffer].data)
     }

@@ -16,12 +16,13 @@ from bigmodel.config import Activations
 from bigmodel.data import Data
 from bigmodel.errors import ConversionError
 from bigmodel.export.float import export_float
-from bigmodel.export.formats import Format, Range, Written, format_of
+from bigmodel.export.formats import Format, Grid, Range, Written, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.export.saved_model import input_names
 from bigmodel.quantization.observers import Extremes, observed
 from bigmodel.quantization.rebuild import Point
-from bigmodel.quantization.simulation import grids, plain, range_layers, taps, with_activations
+from bigmodel.quantization.simulation import grids, plain, quantized_layers, range_layers, taps, with_activations
+from bigmodel.quantization.single_ops import single_ops
 
 # Samples whose values tell which tensor of the file is which; more would only cost memory.
 _PROBE_SAMPLES = 4
@@ -67,16 +68,25 @@ def deploy(
     Raises:
         ConversionError: The float file that all are made from could not be written.
     """
-    wants_static = any(format_.activations == "static" for format_, _ in orders)
-    source = _static(simulation) if wants_static else simulation
+    is_static = [format_.activations == "static" for format_, _ in orders]
+    source = _static(simulation) if any(is_static) else simulation
+    network = plain(source)
+    file_network = single_ops(network) if any(is_static) else network
+    if not all(is_static) and (file_network is not network or _count(source) != _count(simulation)):
+        apart = {}
+        for kind in (True, False):
+            own = [order for order, static in zip(orders, is_static, strict=True) if static is kind]
+            files = deploy(simulation, own, calibration, io=io, observer=observer, timeout_s=timeout_s)
+            apart[kind] = iter(files)
+        return [next(apart[kind]) for kind in is_static]
     with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
-        network = plain(source)
-        float_path = export_float(network, Path(folder, "float.tflite"), timeout_s=timeout_s)
-        known, points = _known_ranges(source, network, calibration, observer) if wants_static else ([], {})
+        float_path = export_float(file_network, Path(folder, "float.tflite"), timeout_s=timeout_s)
+        known, points = _known_ranges(source, network, calibration, observer) if any(is_static) else ([], {})
         samples = [] if calibration is None else [np.asarray(leaf) for leaf in keras.tree.flatten(calibration)]
         inputs = dict(zip(input_names(simulation), samples, strict=True)) if samples else {}
+        own_grids = _grids(simulation, source)
         written = write_files(
-            float_path, orders, grids=grids(simulation), ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
+            float_path, orders, grids=own_grids, ranges=known, inputs=inputs, io=io, timeout_s=timeout_s
         )
     results: list[Deployed | ConversionError] = []
     for (format_, _), account in zip(orders, written, strict=True):
@@ -85,6 +95,17 @@ def deploy(
         else:
             results.append(Deployed(account, _simulation_of(simulation, format_, account, points)))
     return results
+
+
+def _grids(simulation: keras.Model, source: keras.Model) -> list[Grid]:
+    """The grids of a simulation, and of the layers that a static file has besides."""
+    own = grids(simulation)
+    names = {f"{grid.layer}{end}" for grid in own for end in ("", "_linear", "_output")}
+    return [*own, *(grid for grid in grids(source) if grid.layer not in names)]
+
+
+def _count(simulation: keras.Model) -> int:
+    return len(quantized_layers(simulation))
 
 
 def in_place(

@@ -16,7 +16,7 @@ import numpy as np
 from bigmodel.graph import copy_operation, is_graph, trace
 
 # Layers that do nothing when a model runs: the converter looks through them, and so does `find_folds`.
-_PASSING = (
+PASSING = (
     keras.layers.ActivityRegularization,
     keras.layers.AlphaDropout,
     keras.layers.Dropout,
@@ -47,7 +47,7 @@ def find_folds(model: keras.Model) -> Folds:
         found: list[Any] = [None] if id(tensor) in results else []
         for reader in readers.get(id(tensor), []):
             layer = reader.operation
-            passes = isinstance(layer, _PASSING) or type(layer) is keras.layers.Flatten
+            passes = isinstance(layer, PASSING) or type(layer) is keras.layers.Flatten
             if passes and called[id(layer)] == 1:
                 found += ends(reader.outputs)
             else:

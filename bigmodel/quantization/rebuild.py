@@ -10,6 +10,8 @@ from typing import Any
 import keras
 
 from bigmodel import graph
+from bigmodel.export.saved_model import input_structure
+from bigmodel.training.cloning import clone_uncompiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ def rebuild(model: keras.Model, replace: Replace, after: After | None = None) ->
         def run(*args: Any, **kwargs: Any) -> Any:
             if not links:
                 return args[0]
-            outputs = seen(links[0].name, links[0](*args, **kwargs))
+            # Another layer in the place of one need not know what that may be told (a mask), and was not.
+            told = {key: value for key, value in kwargs.items() if value is not None}
+            outputs = seen(links[0].name, links[0](*args, **told))
             for link in links[1:]:
                 outputs = seen(link.name, link(outputs))
             return outputs
@@ -78,11 +82,34 @@ def rebuild(model: keras.Model, replace: Replace, after: After | None = None) ->
     return graph.rebuild(model, chain, after_input)
 
 
+def as_graph(model: keras.Model) -> keras.Model:
+    """Returns a functional model that calls a subclassed one as its only layer; a functional or Sequential one as it is.
+
+    Neither is changed. What is inside the subclassed model is quantized where it is: see `Quantized`.
+
+    Args:
+        model: A built model. A subclassed one needs a `get_config` that it can be made from.
+
+    Raises:
+        ModelError: The model is not built, or can't be made again.
+    """
+    if graph.is_graph(model):
+        return model
+
+    def entry(tensor: Any) -> Any:
+        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+    inputs = keras.tree.map_structure(entry, input_structure(model))
+    return keras.Model(inputs, copy_layer(model)(inputs), name=model.name)
+
+
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     """Returns a new layer of the same class, config (but for `changes`) and variables, that computes in float32.
 
     A simulation computes in float32 whatever policy the caller trained with.
     """
+    if isinstance(layer, keras.Model) and not graph.is_graph(layer):
+        return _copy_subclassed(layer)
     own = layer.get_config()
     precision = {"dtype": "float32"} if "dtype" in own else {}
     new: Any = graph.copy_operation(layer, {**precision, **changes})
@@ -90,4 +117,14 @@ def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
         new.build_from_config(layer.get_build_config() or {})
     for source, target in zip(layer.variables, new.variables, strict=True):
         target.assign(source)
+    return new
+
+
+def _copy_subclassed(model: keras.Model) -> keras.Model:
+    new = clone_uncompiled(model)
+    new.built = True  # Keras builds it by running it, and does not note that
+    for source, layer in zip(model._flatten_layers(), new._flatten_layers(), strict=True):
+        layer.name = source.name  # Keras numbers anew what has no name in the config; the caller knows it by this one
+        if not isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+            layer.dtype_policy = "float32"
     return new

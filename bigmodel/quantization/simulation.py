@@ -15,10 +15,12 @@ from bigmodel.errors import ModelError
 from bigmodel.export.formats import Grid
 from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
+from bigmodel.quantization.affine import as_convolution, find_affine
+from bigmodel.quantization.flat import laid_out
 from bigmodel.quantization.folding import Folds, find_folds, folded
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 from bigmodel.quantization.parts import find_weight, inner_layers, is_built_in, joined
-from bigmodel.quantization.rebuild import After, Point, copy_layer, rebuild
+from bigmodel.quantization.rebuild import After, Point, as_graph, copy_layer, rebuild
 from bigmodel.quantization.table import InputQuantization, LayerRule, WeightQuantization, rule_of, rules_of
 
 # What the converter fuses into the kernel before it; other activations are ops of their own in the file.
@@ -43,8 +45,9 @@ def canonical(model: keras.Model) -> keras.Model:
     after it is folded.
 
     Args:
-        model: A functional or built Sequential float model.
+        model: A float model; a subclassed one becomes the only layer of a functional one.
     """
+    model = as_graph(model)
     return _canonical(model, find_folds(model))
 
 
@@ -118,6 +121,7 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
         model: A functional or built Sequential float model.
         config: Bits and activations; `where` sees the layers of `canonical(model)`.
     """
+    model = as_graph(model)
     folds = find_folds(model)
     skipped = [
         Skipped(layer.name, "quantize", f"folded into {', '.join(dense.name for dense in targets)}, as in the file")
@@ -127,11 +131,7 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
-        layer = _quantized(operation, config, skipped)
-        if config.activations == "static" and isinstance(layer, Quantized) and _adds_bias_apart(operation):
-            reason = "the file adds its bias in an op of its own, which rounds once more than the simulation"
-            skipped.append(Skipped(layer.name, "quantize", reason))
-        return [layer]
+        return [_quantized(operation, config, skipped)]
 
     return rebuild(_canonical(model, folds), replace), tuple(skipped)
 
@@ -151,13 +151,6 @@ def simulated(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, 
             fix="See the table of layers in the documentation, or widen `where`.",
         )
     return simulation, skipped
-
-
-def _adds_bias_apart(layer: keras.layers.Layer) -> bool:
-    """Says whether the converter leaves the bias out of the kernel: it fuses it only into the plain ops."""
-    dilated = any(factor > 1 for factor in getattr(layer, "dilation_rate", ()))
-    stacked = isinstance(layer, keras.layers.Dense) and len(layer.input.shape) > 2
-    return bool(getattr(layer, "use_bias", False)) and (dilated or stacked)
 
 
 def _quantized(original: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
@@ -232,13 +225,17 @@ def with_activations(
         dynamic: For static activations: names of the layers whose kernels find the range of their input at run time.
     """
     outputs = set(simulation.output_names) if activations == "static" else set()
+    simulation = laid_out(simulation) if activations == "static" else simulation
+    affine = find_affine(simulation) if activations == "static" else {}
 
     def replace(operation: Any) -> list[Any]:
         if isinstance(operation, FakeQuantize):
             return []
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
-        if not isinstance(operation, Quantized):
+        if id(operation) in affine:
+            links = as_convolution(operation, affine[id(operation)])
+        elif not isinstance(operation, Quantized):
             links = [copy_layer(operation)]
         else:
             inner = [copy_layer(operation.layer, name=operation.name)]
