@@ -28,7 +28,8 @@ from bigmodel.export.formats import FORMATS, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.identity import identity_of
 from bigmodel.journal import Journal, alone
-from bigmodel.legacy.shell import own_objects
+from bigmodel.legacy import is_tf_keras
+from bigmodel.legacy.shell import own_objects, shell
 from bigmodel.legacy_faces import entered, keras3_callbacks
 from bigmodel.legacy_run import LegacyRun
 from bigmodel.model_files import ModelFiles
@@ -102,17 +103,20 @@ def compress_and_tune(
     Example:
         `result = bm.compress_and_tune(model, (x_train, y_train), target=bm.Target(max_drop=0.005), quantize=8)`
     """
-    check_call(model, seed=seed, verbose=verbose, callbacks=callbacks)
+    given, model = model, shell(model) if is_tf_keras(model) else model
+    check_call(model, seed=seed, verbose=verbose, callbacks=keras3_callbacks(given, callbacks))
     plan = Plan.of(target=target, augment=augment, tune=tune, prune=prune, quantize=quantize, train=train)
     keeps_files = directory is not None
-    with own_parts_of(model), without_tracing_warnings(), _place(directory) as place, alone(place):
+    with entered(model), own_parts_of(model), without_tracing_warnings(), _place(directory) as place, alone(place):
         ready = prepare(model, data, seed=seed, batch_size=plan.train.batch_size)
         compiled, splits = ready.model, ready.data
         journal = Journal(place, identity_of(compiled, ready.given, plan.to_dict(), seed))
         models, stages, notes = ModelFiles(compiled), Stages(verbose), (*ready.notes, *plan.notes)
         if not journal.path("report.json").is_file():
-            _Run(compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files).go()
-    own, safe_mode = custom_objects_of(model), not has_lambda(model)
+            orders = (compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files)
+            run = _Run(*orders)
+            (run if given is model else LegacyRun(*orders, run.competition, run.judged)).go()
+    own, safe_mode = {**custom_objects_of(model), **own_objects(model)}, not has_lambda(model)
     return Result(place, custom_objects=own, safe_mode=safe_mode, is_temporary=not keeps_files)
 
 
