@@ -38,6 +38,9 @@ _HOMES = {
     "AugmentConfig": "bigmodel.config",
     "PruneConfig": "bigmodel.config",
     "QuantizeConfig": "bigmodel.config",
+    "TuneConfig": "bigmodel.config",
+    "tune": "bigmodel.searching",
+    "Tuned": "bigmodel.tuning",
 }
 
 __all__ = [
@@ -49,6 +52,8 @@ __all__ = [
     "Result",
     "Target",
     "TrainConfig",
+    "TuneConfig",
+    "Tuned",
     "__version__",
     "as_data",
     "callbacks",
@@ -66,17 +71,21 @@ __all__ = [
     "quantization",
     "quantize",
     "report",
+    "tune",
+    "tuning",
 ]
 
 if TYPE_CHECKING:
-    from bigmodel import callbacks, data, errors, evaluation, export, pruning, quantization, report
+    from bigmodel import callbacks, data, errors, evaluation, export, pruning, quantization, report, tuning
     from bigmodel.api import evaluate, export_litert, prune, quantize
-    from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig
+    from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig
     from bigmodel.data import Data, as_data
     from bigmodel.legacy.migration import from_legacy
     from bigmodel.litert import LiteModel
     from bigmodel.pipeline import compress_and_tune
     from bigmodel.result import Result, load_result
+    from bigmodel.searching import tune
+    from bigmodel.tuning import Tuned
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,17 @@ CONFIGS = {name: value for name, value in PUBLIC.items() if isinstance(value, ty
 # One row for each config: values that differ from the defaults, for fields that JSON can carry and that go together.
 VALUES: dict[str, dict[str, Any]] = {
     "Target": {"max_drop": 0.002, "size": 1000, "latency_ms": 0.5, "optimize": "size"},
+    "TuneConfig": {
+        "max_trials": 3,
+        "tuner": "random",
+        "max_seconds": 60.0,
+        "objective": "f1",
+        "direction": "max",
+        "space": "joint",
+        "parallel_trials": 2,
+        "holdout": 0.5,
+        "tensorboard": "logs",
+    },
     "TrainConfig": {
         "epochs": 2,
         "batch_size": 16,
@@ -36,12 +47,37 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "AugmentConfig": {"transforms": {"rotation": 0.1, "mixup": 0.3}, "strength": 0.5},
     "PruneConfig": {"sparsity": 0.75, "schedule": "constant", "frequency": 5},
-    "QuantizeConfig": {"bits": 4, "activations": "float", "method": "aware"},
+    "QuantizeConfig": {
+        "bits": "mixed",
+        "activations": "static",
+        "method": "aware",
+        "size": 20_000,
+        "activation_bits": 16,
+        "observer": "learned",
+        "clipping": "learned",
+        "rounding": "adaptive",
+        "equalization": True,
+        "bias_correction": False,
+        "delay": 10,
+        "freeze": 20,
+    },
 }
 
 # One row for each field: values that must be refused.
 NOT_A_NUMBER = ["1", True, math.nan, None]
 WRONG: dict[str, dict[str, list[Any]]] = {
+    "TuneConfig": {
+        "max_trials": [0, 1.5, *NOT_A_NUMBER],
+        "tuner": ["hill", None],
+        "max_seconds": [0, -1, "1", True, math.nan],
+        "objective": ["", None, 3],
+        "direction": ["up", "max"],  # the last one: with "auto", which is to be small
+        "space": ["everything", 3],
+        "build": [3, "model"],
+        "parallel_trials": [0, 1.5, *NOT_A_NUMBER],
+        "holdout": [-0.1, 1.0, *NOT_A_NUMBER],
+        "tensorboard": [3, True],
+    },
     "Target": {
         "max_drop": [-0.01, *NOT_A_NUMBER],
         "size": [0, -1, 1.5, "big", True],
@@ -76,10 +112,19 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "normalized": ["yes", None, True],
     },
     "QuantizeConfig": {
-        "bits": [0, 7, 16, "8", None],
+        "bits": [0, 7, 16, "8", None, {}, {"head": 3}],
         "activations": ["int8", None],
         "method": ["qat", None],
         "where": ["dense", 3],
+        "size": [0, 1.5, "big", "20KB"],  # the last one: bits that are not mixed
+        "activation_bits": [4, None],
+        "observer": ["max", None],
+        "clipping": ["pact", None],
+        "rounding": ["up", None],
+        "equalization": ["yes", None],
+        "bias_correction": ["yes", None],
+        "delay": [-1, 0.5, *NOT_A_NUMBER],
+        "freeze": [-1, 0.5, "1", True, math.nan],
     },
 }
 UNCHECKED = {("TrainConfig", "strategy")}  # whatever tf.distribute offers
@@ -237,6 +282,7 @@ STEPS = {name: value for name, value in PUBLIC.items() if takes_model_and_data(v
 TRAIN = bm.TrainConfig(epochs=1, batch_size=48)
 # One row for each step: arguments that make it do its work, all of it, in a moment.
 CALLS: dict[str, dict[str, Any]] = {
+    "tune": {"config": bm.TuneConfig(2, space="training", tuner="random"), "train": TRAIN, "verbose": 0},
     "prune": {"sparsity": 0.5, "train": TRAIN},
     "quantize": {"bits": bm.QuantizeConfig(bits=8, method="aware"), "train": TRAIN},
     "compress_and_tune": {"prune": 0.5, "quantize": 8, "train": TRAIN, "verbose": 0},
@@ -247,6 +293,8 @@ def outcome(value: Any) -> list[Any]:
     """What has to be the same twice."""
     if isinstance(value, keras.Model):
         return [weight.tobytes() for weight in value.get_weights()]
+    if isinstance(value, bm.Tuned):
+        return [value.hyperparameters, value.value, *outcome(value.model)]
     if isinstance(value, bm.Result):
         return [value.litert_path.read_bytes(), *outcome(value.model)]
     return [repr(value)]

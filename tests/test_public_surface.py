@@ -16,10 +16,11 @@ import bigmodel as bm
 NAMES = {
     *("compress_and_tune", "prune", "quantize", "export_litert", "evaluate", "from_legacy"),
     *("Result", "load_result", "LiteModel"),
+    *("tune", "Tuned"),
     *("Data", "as_data"),
-    *("Target", "TrainConfig", "AugmentConfig", "PruneConfig", "QuantizeConfig"),
+    *("Target", "TrainConfig", "AugmentConfig", "PruneConfig", "QuantizeConfig", "TuneConfig"),
 }
-MODULES = {"callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report"}
+MODULES = {"callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report", "tuning"}
 
 
 def sections(docstring: str) -> dict[str, str]:

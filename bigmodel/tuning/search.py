@@ -45,6 +45,9 @@ class Tuned:
         litert_path: Its file; `None` where the objective needed none.
         tuner: KerasTuner's tuner: `tuner.results_summary()`, `tuner.oracle` and the rest.
         notes: What a reader should know.
+
+    Example:
+        `tuned = bm.tune(model, (x, y), 20); tuned.tuner.results_summary(); bm.export_litert(tuned.model, "m.tflite")`
     """
 
     model: keras.Model
@@ -223,8 +226,8 @@ class _Search:
         if self.config.parallel_trials > 1:
             from bigmodel.tuning.workers import Workers
 
-            with Workers(self.model, self.searched, self.config, self.options.fixed, tuner) as workers:
-                tuner.search_parallel(workers.run, self.config.parallel_trials)
+            workers = Workers(tuner.bench, self.config.build, self.directory / "shared")
+            tuner.search_parallel(workers.run, self.config.parallel_trials)
         else:
             tuner.search()
 

@@ -301,7 +301,7 @@ _JUDGED_SAMPLES = 10_000
 def judged(data: Data, seed: int) -> Split:
     """Returns the samples on which trials are judged: the validation split of the search, 10,000 samples at most."""
     split: Split = data.validation or data.train
-    return split.sample(_JUDGED_SAMPLES, seed=seed)
+    return split.sample(_JUDGED_SAMPLES, seed=seed) if split.in_memory else split.head(_JUDGED_SAMPLES)
 
 
 def _by_name(model: keras.Model, x: Any) -> Any:

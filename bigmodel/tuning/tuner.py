@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,6 +22,8 @@ from bigmodel.tuning.objective import Objective
 from bigmodel.tuning.settings import seeded
 from bigmodel.tuning.space import Space
 from bigmodel.tuning.trial import Bench
+
+Run = Callable[[Any, Mapping[str, Any], Path, float | None], Mapping[str, Any]]
 
 
 class Declared(keras_tuner.HyperModel):
@@ -43,7 +46,11 @@ class Declared(keras_tuner.HyperModel):
         if self._make is not None:
             with seeded(self._seed):
                 network = self._make(hp)
-        return network, dict(self._space(hp))
+        return network, self.values(hp)
+
+    def values(self, hp: Any) -> dict[str, Any]:
+        """Returns the values alone."""
+        return dict(self._space(hp))
 
 
 class TrialTuner(engine.base_tuner.BaseTuner):
@@ -79,7 +86,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         row = self.ledger.once(trial.trial_id, _values(trial), lambda folder: self._figures(trial, folder))
         return self._told(row)
 
-    def _figures(self, trial: Any, folder: Any) -> dict[str, Any]:
+    def _figures(self, trial: Any, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
         try:
             network, values = self.hypermodel.build(trial.hyperparameters)
@@ -99,11 +106,11 @@ class TrialTuner(engine.base_tuner.BaseTuner):
             raise keras_tuner.errors.FailedTrialError(row["reason"])
         return {"score": row["score"]}
 
-    def search_parallel(self, run: Callable[[Any, float | None], Mapping[str, Any]], processes: int) -> None:
+    def search_parallel(self, run: Run, processes: int) -> None:
         """Searches with several trials at a time.
 
         Args:
-            run: Runs a trial with a deadline in a process of its own, and returns its figures.
+            run: Runs a trial in a process of its own, as `Workers.run` does.
             processes: How many at a time.
         """
         ongoing: dict[Future[Row], Any] = {}
@@ -129,11 +136,12 @@ class TrialTuner(engine.base_tuner.BaseTuner):
                     owners.pop(future)
                     self._end(trial, future.result())
 
-    def _row(self, trial: Any, run: Callable[[Any, float | None], Mapping[str, Any]]) -> Row:
-        def figures(folder: Any) -> Mapping[str, Any]:
+    def _row(self, trial: Any, run: Run) -> Row:
+        def figures(folder: Path) -> Mapping[str, Any]:
             started = time.monotonic()
             try:
-                return run(trial, self.clock.deadline)
+                values = {**self.hypermodel.values(trial.hyperparameters), **_rounds(trial)}
+                return run(trial.hyperparameters, values, folder, self.clock.deadline)
             except ConversionError as error:  # the process was lost, and with it this trial, but no other
                 return failed(error, self.bench.objective, time.monotonic() - started)
 
