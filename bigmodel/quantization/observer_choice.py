@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from bigmodel.graph import is_graph
 from bigmodel.quantization.distortion import SMALL, Judge
 from bigmodel.quantization.files import observe
 from bigmodel.quantization.observers import OBSERVERS
@@ -20,11 +21,11 @@ def best_observer(simulation: keras.Model, calibration: Any) -> tuple[str, dict[
     with a little more rounding than there will be.
 
     Args:
-        simulation: A simulation; of one with ranges of its own there is nothing to choose.
+        simulation: A simulation; for one with ranges of its own, or without a graph, there is nothing to choose.
         calibration: Input samples, in the structure that the model takes: ranges are found on most of them, and judged
             on the others.
     """
-    if range_layers(simulation):
+    if range_layers(simulation) or not is_graph(simulation):
         return OBSERVERS[0], {}
     network = plain(with_activations(simulation, "static"))
     judge = Judge(network, calibration)

@@ -118,14 +118,16 @@ def _made(
 ) -> tuple[keras.Model, tuple[Skipped, ...]]:
     """Makes the simulation of one recipe: its steps in their order."""
     source = model
-    if recipe.equalization or recipe.bias_correction:
-        source = absorbed(canonical(source))
-    if recipe.equalization:
-        source = equalized(source)
+    if is_graph(model) and (recipe.equalization or recipe.bias_correction):
+        source = absorbed(canonical(model))
+        source = equalized(source) if recipe.equalization else source
     simulation, skipped = simulated(source, config)
+    if not is_graph(model) and recipe != Recipe(recipe.clipping):
+        reason = "it has no graph of layers to go along: no rounding, equalization or bias correction by calibration"
+        skipped += (Skipped(model.name, "quantize", reason),)
     for layer in quantized_layers(simulation):
         _fix_scales(layer, recipe.clipping)
-    if recipe.calibrates:
+    if recipe.calibrates and is_graph(simulation):
         passed = set_in_order(simulation, samples, lambda layer, seen: _set(layer, seen, recipe))
         skipped += tuple(
             Skipped(name, "quantize", f"set without calibration data: {reason}") for name, reason in passed.items()
@@ -176,9 +178,9 @@ def _decide(model: keras.Model, samples: Any, config: QuantizeConfig) -> tuple[R
     if samples is None:
         is_coarse = any(grid.bits < 8 for grid in grids(simulated(model, config)[0]))
         return dataclasses.replace(recipe, clipping="mse") if is_coarse and "clipping" in open_ else recipe, {}
-    if not open_ or not is_graph(model):
-        return recipe, {}
-    return _search(model, samples, config, recipe, open_)
+    if not is_graph(model):
+        open_ = [name for name in open_ if name == "clipping"]
+    return _search(model, samples, config, recipe, open_) if open_ else (recipe, {})
 
 
 def _search(

@@ -20,6 +20,9 @@ from bigmodel.quantization.layers import Quantized
 
 # A Gram matrix of more inputs would take gigabytes, and minutes to invert.
 MAX_INPUTS = 4096
+# Clustered weights are known by having at most this share of distinct values, of at least so many.
+_SHARED = 0.25
+_SHARING_WEIGHTS = 64
 # Bytes of the largest tensor of one of the two networks: fewer samples are taken where it would grow beyond.
 _MAX_TENSOR_BYTES = 128e6
 # Samples whose patches are in memory at once.
@@ -72,8 +75,18 @@ def why_not(layer: Quantized, calls: int = 1) -> str:
         return f"{type(layer.layer).__name__} is not a single product of a matrix"
     if calls > 1:
         return "it is called more than once"
-    inputs = to_matrix(layer.layer, np.asarray(layer.layer.kernel)).shape[-1]
-    return f"its kernel has more than {MAX_INPUTS} inputs" if inputs > MAX_INPUTS else ""
+    matrix = to_matrix(layer.layer, np.asarray(layer.layer.kernel))
+    if matrix.shape[-1] > MAX_INPUTS:
+        return f"its kernel has more than {MAX_INPUTS} inputs"
+    return "its weights share few values, which would part if each were rounded by itself" if _shares(matrix) else ""
+
+
+def _shares(matrix: np.ndarray) -> bool:
+    """Says whether weights other than zero share few values, over the kernel or by channel: they were clustered."""
+    channels = matrix.reshape(-1, matrix.shape[-1])
+    weights = np.count_nonzero(matrix)
+    values = min(len(np.unique(matrix)), sum(len(np.unique(channel[channel != 0])) for channel in channels))
+    return weights >= _SHARING_WEIGHTS and values <= _SHARED * weights
 
 
 def set_in_order(simulation: keras.Model, samples: Any, adjust: Callable[[Quantized, Moments], None]) -> dict[str, str]:

@@ -116,6 +116,34 @@ def test_without_data_the_grids_of_few_bits_have_the_least_squared_error(trained
     assert caught.value.fix
 
 
+def test_nested_models_and_several_inputs_are_gone_through_too():
+    generator = np.random.default_rng(0)
+    inner = keras.Sequential([keras.Input((6,)), layers.Dense(16, activation="relu", name="inside")], name="inner")
+    inputs = {"a": keras.Input((6,), name="a"), "b": keras.Input((6,), name="b")}
+    x = layers.Concatenate()([inner(inputs["a"]), layers.Dense(16, activation="relu", name="beside")(inputs["b"])])
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    mix = generator.normal(size=(6, 6)) + 1  # independent inputs would leave nothing to gain
+    samples = {name: (generator.uniform(size=(200, 6)) @ mix).astype("float32") for name in inputs}
+    unlabelled = as_data(samples, model=model, labels=False, validation_fraction=0, test_fraction=0)
+    plain, adaptive = made(model, unlabelled, **PLAIN), made(model, unlabelled, **{**PLAIN, "rounding": "adaptive"})
+    assert adaptive.skipped == ()
+    for a, b in zip(grids(plain.simulation), grids(adaptive.simulation), strict=True):
+        assert a.layer == b.layer and not (a.codes == b.codes).all()
+    judge = Judge(model, samples)
+    assert judge.distortion(adaptive.simulation) < judge.distortion(plain.simulation)
+
+
+def test_weights_that_share_few_values_go_on_sharing_them(trained, data):
+    clustered = keras.models.clone_model(trained)
+    clustered.set_weights(trained.get_weights())
+    kernel = clustered.get_layer("head").kernel
+    kernel.assign(np.round(kernel.numpy() * 4) / 4)
+    quantization = made(clustered, data, bits=8, rounding="adaptive")
+    assert "share few values" in {s.layer: s.reason for s in quantization.skipped}["head"]
+    (grid,) = [grid for grid in grids(quantization.simulation) if grid.layer == "head"]
+    assert all(len(np.unique(codes)) <= len(np.unique(kernel.numpy())) for codes in grid.codes)
+
+
 def test_layers_that_are_no_single_product_are_named(data):
     shared = layers.Dense(6, activation="relu", name="shared")
     x = inputs = keras.Input((8, 6))
