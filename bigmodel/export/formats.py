@@ -149,6 +149,7 @@ class Written:
         ranges: Scale and zero point that the file gives to each range found in it.
         dynamic: Of a static file, the names of the grids whose ops find the range of their input at run time.
         float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
+        biases: Of a static file, by grid, what rounding to integers added to each bias, in steps of the weight.
     """
 
     format: str
@@ -158,3 +159,4 @@ class Written:
     ranges: dict[str, tuple[float, int]]
     dynamic: tuple[str, ...] = ()
     float_ops: dict[str, int] = dataclasses.field(default_factory=dict)
+    biases: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)

@@ -83,7 +83,7 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}}
+    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}}
 
 
 def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
@@ -95,4 +95,5 @@ def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
         ranges={name: (float(scale), int(zero)) for name, (scale, zero) in answer["ranges"].items()},
         dynamic=tuple(answer["dynamic"]),
         float_ops=dict(answer["float_ops"]),
+        biases={name: tuple(errors) for name, errors in answer["biases"].items()},
     )

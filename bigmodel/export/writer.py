@@ -20,6 +20,7 @@ from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
 from bigmodel.errors import ConversionError
 from bigmodel.export import integer_ops, rewriting
+from bigmodel.export.biases import bias_errors
 from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
 from bigmodel.export.placement import account, place_grids, weighted_ops
@@ -41,7 +42,8 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
         `missing`: the grids not found. `ranges`: scale and zero point by name of the range. Of static files `dynamic`:
-        the grids whose ops quantize their input at run time, and `float_ops`: how many ops of each kind are float.
+        the grids whose ops quantize their input at run time, `float_ops`: how many ops of each kind are float, and
+        `biases`: what rounding them changed, by grid.
     """
     with np.load(job["arrays"]) as archive:
         arrays = dict(archive)
@@ -201,6 +203,7 @@ class _Source:
             "missing": missing,
             "dynamic": sorted(dynamic) if is_static else [],
             "float_ops": integer_ops.float_ops(written) if is_static else {},
+            "biases": bias_errors(self.model, written, self.placed, self.codes) if is_static else {},
         }
 
 

@@ -123,7 +123,7 @@ def _with_learned_ranges(simulation: keras.Model) -> keras.Model:
     def replace(operation: object) -> list[object]:
         if not isinstance(operation, FakeQuantize):
             return [copy_layer(operation) if isinstance(operation, keras.layers.Layer) else operation]
-        layer = FakeQuantize(learned=True, name=operation.name)
+        layer = FakeQuantize(learned=True, halves=operation.halves, name=operation.name)
         layer.set_range(float(operation.low.value), float(operation.high.value))
         return [layer]
 

@@ -16,6 +16,9 @@ from keras import ops
 
 Granularity = Literal["row", "sample"]
 Kernels = Literal["xnnpack", "builtin"]
+Halves = Literal["even", "away"]
+
+_PARTS = 1024.0
 
 # Below this bound the file's writer widens a channel's range, so that no scale is zero.
 SMALLEST_BOUND = 1e-9
@@ -88,7 +91,8 @@ def fake_quantize_weights(weights: Any, scale: Any, bits: int, *, clips: bool = 
 def learned_fake_quantize_weights(weights: Any, scale: Any, bits: int) -> Any:
     """Returns weights on the grid of `scale`, with a gradient for the scale: learned step size quantization.
 
-    A weight within the grid changes with the scale by its rounding error, one beyond it by the largest code. The
+    A weight within the grid changes with the scale by its rounding error, one beyond it by the largest code. Binary
+    weights have no beyond: each changes by its sign, and gets its gradient however large it is. The
     gradient of a scale is divided by the root of the number of its weights times the largest code, so that scale and
     weights move at the same pace (Esser et al., "Learned Step Size Quantization", 2020).
 
@@ -110,6 +114,8 @@ def learned_fake_quantize_weights(weights: Any, scale: Any, bits: int) -> Any:
 
         def gradient(*upstreams: Any, upstream: Any = None) -> tuple[Any, Any]:
             (given,) = upstreams if upstream is None else (upstream,)
+            if bits == 1:
+                return given, pace * ops.sum(given * codes, axis=shared, keepdims=True)
             inside = ops.cast(ops.abs(steps) <= limit + 0.5, given.dtype)
             to_scale = given * (codes - inside * steps)
             return given * inside, pace * ops.sum(to_scale, axis=shared, keepdims=True)
@@ -209,7 +215,7 @@ def _round_half_away(values: Any) -> Any:
     return ops.sign(values) * ops.floor(ops.abs(values) + 0.5)
 
 
-def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
+def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any, *, halves: Halves = "even") -> Any:
     """Returns inputs on a fixed 8-bit grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
 
     Gradients pass to values within the grid's range and stop outside of it (Jacob et al., 2018, section 3.1).
@@ -218,8 +224,17 @@ def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any) -> Any:
         inputs: Any tensor.
         scale: The positive scale, a scalar.
         zero_point: The code of zero, -128..127, a scalar.
+        halves: Which of two equally near codes: the "even" one, or the one "away" from code 0, as of average pooling.
     """
-    return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
+    if halves == "even":
+        return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
+
+    def nearest(steps: Any) -> Any:
+        # Averages of codes are multiples of one over their number: what lies this close to half a step is half a step.
+        codes = ops.round((steps + zero_point) * _PARTS) / _PARTS
+        return _round_half_away(codes) - zero_point
+
+    return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point, nearest=nearest)
 
 
 def learned_static_fake_quantize(inputs: Any, low: Any, high: Any) -> Any:

@@ -19,6 +19,7 @@ from bigmodel.export.float import export_float
 from bigmodel.export.formats import Format, Grid, Range, Written, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.export.saved_model import input_names
+from bigmodel.quantization.biases import take_biases
 from bigmodel.quantization.observers import Extremes, observed
 from bigmodel.quantization.rebuild import Point
 from bigmodel.quantization.simulation import grids, plain, quantized_layers, range_layers, taps, with_activations
@@ -186,4 +187,5 @@ def _simulation_of(
     static = with_activations(simulation, "static", ranges=ranges, dynamic=dynamic)
     for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
+    take_biases(static, account.biases)
     return static

@@ -199,14 +199,21 @@ class FakeQuantize(keras.layers.Layer):
             (Jacob et al., 2018, section 3.1); `None` leaves the range as it is.
         learned: Whether the ends of the range are trained with the weights.
         fixed: Whether the range has come to rest: it neither moves nor is trained.
+        halves: How values in the middle of two codes are rounded: see `fake.static_fake_quantize`.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
     def __init__(
-        self, *, momentum: float | None = None, learned: bool = False, fixed: bool = False, **kwargs: Any
+        self,
+        *,
+        momentum: float | None = None,
+        learned: bool = False,
+        fixed: bool = False,
+        halves: fake.Halves = "even",
+        **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.momentum, self.learned, self.fixed = momentum, learned, fixed
+        self.momentum, self.learned, self.fixed, self.halves = momentum, learned, fixed, halves
         self.delayed = False  # as in `Quantized`
         self.supports_masking = True
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
@@ -231,7 +238,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def fix_range(self) -> None:
         """Brings the range to rest where it is."""
-        if self.change is not None and not self.fixed:
+        if self.change is not None:  # also if it rests already: the weights of a former epoch may have come back
             self.set_range(*self._ends())
             self.change.assign(keras.ops.zeros(2))
         self.fixed = True
@@ -250,7 +257,8 @@ class FakeQuantize(keras.layers.Layer):
         elif self.change is not None and not self.fixed:
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
-            outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value)
+            grid = self.scale.value, self.zero_point.value
+            outputs = fake.static_fake_quantize(values, *grid, halves=self.halves)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
@@ -266,4 +274,5 @@ class FakeQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the config with what moves the range."""
-        return {**super().get_config(), "momentum": self.momentum, "learned": self.learned, "fixed": self.fixed}
+        own = ("momentum", "learned", "fixed", "halves")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}

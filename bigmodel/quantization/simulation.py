@@ -26,6 +26,9 @@ from bigmodel.quantization.table import InputQuantization, LayerRule, WeightQuan
 # What the converter fuses into the kernel before it; other activations are ops of their own in the file.
 FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 
+# Their kernels divide codes, and the average of two lies halfway between two codes every other time.
+_AVERAGING = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D)
+
 Ranges = Mapping[Point, tuple[float, float]]
 
 
@@ -244,7 +247,8 @@ def with_activations(
             links = [_rewrapped(operation, inner[0], kind), *inner[1:]]
         return _named_output(links, operation.name) if operation.name in outputs else links
 
-    after = _range_inserter(ranges, momentum) if ranges else None
+    averaging = {layer.name for layer in walk(simulation) if isinstance(layer, _AVERAGING)}
+    after = _range_inserter(ranges, momentum, averaging) if ranges else None
     return rebuild(simulation, replace, after)
 
 
@@ -260,11 +264,12 @@ def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Act
     return layer
 
 
-def _range_inserter(ranges: Ranges, momentum: float | None) -> After:
+def _range_inserter(ranges: Ranges, momentum: float | None, averaging: Collection[str]) -> After:
     def after(point: Point, tensor: Any) -> Any:
         if point not in ranges:
             return tensor
-        layer = FakeQuantize(momentum=momentum, name=point.layer_name)
+        halves: fake.Halves = "away" if point.name.removesuffix("_output") in averaging else "even"
+        layer = FakeQuantize(momentum=momentum, halves=halves, name=point.layer_name)
         layer.set_range(*ranges[point])
         return layer(tensor)
 
