@@ -172,6 +172,84 @@ def test_zero_inputs_stay_zero_and_gradients_pass(arguments):
     np.testing.assert_array_equal(tape.gradient(outputs, inputs), np.ones((3, 6, 2)))
 
 
+# --- ternary and binary weights, learned scales ----------------------------------------------------------------------
+
+
+def test_ternary_weights_are_those_of_the_formula():
+    weights = kernel((400, 5))
+    mean = np.abs(weights).mean(axis=0)
+    large = np.abs(weights) > 0.7 * mean
+    scale = np.asarray(fake.symmetric_scale(weights, 2, (-1,)))
+    np.testing.assert_allclose(scale[0], (np.abs(weights) * large).sum(axis=0) / large.sum(axis=0), rtol=1e-5)
+    codes = np.asarray(fake.weight_codes(weights, scale, 2))
+    assert set(np.unique(codes)) == {-1.0, 0.0, 1.0}
+    # Of normally distributed weights the nearest code is that of the threshold, but for those between 0.56 and 0.61.
+    assert (codes == np.sign(weights) * large).mean() > 0.95
+    error = np.square(weights - codes * scale).sum()
+    for share in (0.9, 0.95, 1.05, 1.1):
+        other = share * scale
+        assert error < np.square(weights - np.asarray(fake.weight_codes(weights, other, 2)) * other).sum()
+
+
+def test_binary_weights_are_signs_times_the_mean_size():
+    weights = kernel((60, 4))
+    weights[3] = 0.0
+    scale = np.asarray(fake.symmetric_scale(weights, 1, (-1,)))
+    np.testing.assert_allclose(scale[0], np.abs(weights).mean(axis=0), rtol=1e-6)
+    quantized = np.asarray(fake.fake_quantize_weights(weights, scale, 1, clips=False))
+    np.testing.assert_allclose(quantized, np.where(weights >= 0, scale, -scale), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 1])
+def test_gradients_of_few_bits_pass_everywhere_where_the_scale_follows(bits):
+    weights = tf.constant(kernel((50, 3)))
+    scale = fake.symmetric_scale(weights, bits, (-1,))
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        total = tf.reduce_sum(fake.fake_quantize_weights(weights, scale, bits, clips=False) * 2.0)
+    np.testing.assert_array_equal(tape.gradient(total, weights), np.full((50, 3), 2.0))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_learned_scale_has_the_gradient_of_the_paper(bits):
+    weights, upstream = kernel((40, 3)), kernel((40, 3))
+    scale = np.asarray(fake.symmetric_scale(weights, bits, (-1,))) * np.float32(0.7)
+    limit = fake.largest_code(bits)
+    variables = tf.constant(weights), tf.constant(scale)
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        outputs = fake.learned_fake_quantize_weights(*variables, bits)
+    to_weights, to_scale = tape.gradient(outputs, variables, output_gradients=upstream)
+    np.testing.assert_array_equal(outputs, np.asarray(fake.fake_quantize_weights(weights, scale, bits)))
+    steps = weights / scale
+    inside = np.abs(steps) <= limit + 0.5
+    np.testing.assert_allclose(to_weights, upstream * inside)
+    slopes = np.where(inside, np.clip(np.rint(steps), -limit, limit) - steps, limit * np.sign(steps))
+    expected = (upstream * slopes).sum(axis=0, keepdims=True) / np.sqrt(40 * limit)
+    np.testing.assert_allclose(to_scale, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_learned_range_moves_by_what_it_clips_and_by_what_it_rounds():
+    inputs = RNG.uniform(-2, 4, 500).astype("float32")
+    upstream = RNG.normal(size=500).astype("float32")
+    ends = tf.constant(-1.0), tf.constant(2.0)
+    variables = (tf.constant(inputs), *ends)
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        outputs = fake.learned_static_fake_quantize(*variables)
+    to_inputs, to_low, to_high = tape.gradient(outputs, variables, output_gradients=upstream)
+    scale, zero_point = (np.asarray(part) for part in fake.static_parameters(-1.0, 2.0))
+    np.testing.assert_allclose(outputs, fake.static_fake_quantize(inputs, scale, zero_point), atol=1e-6)
+    steps, least, most = inputs / scale, -128 - zero_point, 127 - zero_point
+    below, above = steps < least - 0.5, steps > most + 0.5
+    inside = ~(below | above)
+    stretch = inside * (np.clip(np.rint(steps), least, most) - steps) / 255
+    np.testing.assert_allclose(to_inputs, upstream * inside)
+    pace = 1 / np.sqrt(255 * 500)
+    np.testing.assert_allclose(to_low, pace * (upstream * (below - stretch)).sum(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(to_high, pace * (upstream * (above + stretch)).sum(), rtol=1e-3, atol=1e-5)
+
+
 # --- static activations ---------------------------------------------------------------------------------------------
 
 
