@@ -60,6 +60,8 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 room = types.ModuleType("bigmodel.quantization"); room.__path__ = []
 sys.modules["bigmodel.quantization"] = room  # only the hook's timing is at stake here
+for name in ("bigmodel.legacy.layer", "bigmodel.legacy.activations"):
+    sys.modules[name] = types.ModuleType(name)
 """
 
 
