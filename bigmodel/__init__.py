@@ -33,6 +33,7 @@ _HOMES = {
     "LiteModel": "bigmodel.litert",
     "Data": "bigmodel.data",
     "as_data": "bigmodel.data",
+    "synthesize": "bigmodel.data.synthesis",
     "Target": "bigmodel.config",
     "TrainConfig": "bigmodel.config",
     "AugmentConfig": "bigmodel.config",
@@ -71,6 +72,7 @@ __all__ = [
     "quantization",
     "quantize",
     "report",
+    "synthesize",
     "tune",
     "tuning",
 ]
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from bigmodel.api import evaluate, export_litert, prune, quantize
     from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig
     from bigmodel.data import Data, as_data
+    from bigmodel.data.synthesis import synthesize
     from bigmodel.legacy.migration import from_legacy
     from bigmodel.litert import LiteModel
     from bigmodel.pipeline import compress_and_tune

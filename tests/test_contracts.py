@@ -282,6 +282,7 @@ STEPS = {name: value for name, value in PUBLIC.items() if takes_model_and_data(v
 TRAIN = bm.TrainConfig(epochs=1, batch_size=48)
 # One row for each step: arguments that make it do its work, all of it, in a moment.
 CALLS: dict[str, dict[str, Any]] = {
+    "synthesize": {"method": "gaussian", "share": 0.2},
     "tune": {"config": bm.TuneConfig(2, space="training", tuner="random"), "train": TRAIN, "verbose": 0},
     "prune": {"sparsity": 0.5, "train": TRAIN},
     "quantize": {"bits": bm.QuantizeConfig(bits=8, method="aware"), "train": TRAIN},
@@ -295,6 +296,8 @@ def outcome(value: Any) -> list[Any]:
         return [weight.tobytes() for weight in value.get_weights()]
     if isinstance(value, bm.Tuned):
         return [value.hyperparameters, value.value, *outcome(value.model)]
+    if isinstance(value, bm.Data):
+        return [array.tobytes() for array in value.train.arrays()[:2]]
     if isinstance(value, bm.Result):
         return [value.litert_path.read_bytes(), *outcome(value.model)]
     return [repr(value)]

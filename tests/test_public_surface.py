@@ -17,7 +17,7 @@ NAMES = {
     *("compress_and_tune", "prune", "quantize", "export_litert", "evaluate", "from_legacy"),
     *("Result", "load_result", "LiteModel"),
     *("tune", "Tuned"),
-    *("Data", "as_data"),
+    *("Data", "as_data", "synthesize"),
     *("Target", "TrainConfig", "AugmentConfig", "PruneConfig", "QuantizeConfig", "TuneConfig"),
 }
 MODULES = {"callbacks", "data", "errors", "evaluation", "export", "pruning", "quantization", "report", "tuning"}

@@ -72,4 +72,4 @@ def _labelled_columns(splits: Sequence[Split], label: Label, batch_size: int) ->
         for column, leaf in zip(keras.tree.flatten(labels), keras.tree.flatten(y), strict=True):
             column[rows[start : start + len(leaf)]] = leaf
         start += len(keras.tree.flatten(y)[0])
-    return Columns((columns.elements[0], labels))
+    return Columns((columns.elements[0], labels), columns.real)

@@ -45,10 +45,16 @@ class Source(abc.ABC):
 
 
 class Columns:
-    """Arrays of equal length: the memory that a source and its cuts share."""
+    """Arrays of equal length: the memory that a source and its cuts share.
 
-    def __init__(self, elements: tuple[Any, ...]) -> None:
+    Args:
+        elements: x, y and sample_weight, as far as they are there.
+        real: Rows before the synthetic ones; `None`: none is synthetic.
+    """
+
+    def __init__(self, elements: tuple[Any, ...], real: int | None = None) -> None:
         self.elements = elements
+        self.real = real
         self._leaves: list[np.ndarray] = keras.tree.flatten(elements)
         self.size = len(self._leaves[0])
 
@@ -116,6 +122,12 @@ class ArraySource(Source):
     def select(self, rows: np.ndarray) -> ArraySource:
         """Returns the source of some of these rows; no array is copied."""
         return ArraySource(self.columns, rows if self.rows is None else self.rows[rows])
+
+    @property
+    def synthetic(self) -> np.ndarray:
+        """For each row whether it is synthetic, bool of shape (size,)."""
+        rows = np.arange(self.columns.size) if self.rows is None else self.rows
+        return rows >= (self.columns.size if self.columns.real is None else self.columns.real)
 
     def arrays(self) -> tuple[Any, ...]:
         """Returns the rows as NumPy elements, doubles as Keras' float type."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bigmodel.data.augmentation import Augmentation
 
 CALIBRATION_SAMPLES = 512
+_HEAD_BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class Split:
     def in_memory(self) -> bool:
         """Whether the samples are arrays."""
         return isinstance(self.source, ArraySource)
+
+    @property
+    def synthetic(self) -> np.ndarray:
+        """For each sample of arrays whether it is synthetic, bool of shape (size,); of a stream it has no rows."""
+        return self.source.synthetic if isinstance(self.source, ArraySource) else np.zeros(0, bool)
 
     @property
     def has_labels(self) -> bool:
@@ -141,6 +147,19 @@ class Split:
         source, padded = self.source.sample(count)
         note = f"the first {source.size} samples of {self.name}"
         return self._with(source, note + (", padded with zeros to one shape" if padded else ""))
+
+    def head(self, count: int) -> Split:
+        """Returns about the first `count` samples, whole batches of a stream, which stay on the stream.
+
+        Args:
+            count: Samples that are enough; arrays give all of theirs.
+        """
+        if isinstance(self.source, ArraySource):
+            return self
+        batches = self.batches(_HEAD_BATCH)
+        size = next(len(leaf) for batch in batches.take(1) for leaf in keras.tree.flatten(batch))
+        source = StreamSource(batches.take(-(-count // size)), True, self.name)
+        return self._with(source, f"the first {count} samples of {self.name}")
 
     def arrays(self) -> tuple[Any, Any, Any]:
         """Returns `(x, y, sample_weight)` as structures of NumPy arrays, x fitted to the model as in `batches`.

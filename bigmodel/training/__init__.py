@@ -9,18 +9,28 @@ from bigmodel.training.cloning import clone
 from bigmodel.training.compilation import compile_like, peak_learning_rate
 from bigmodel.training.defaults import ensure_compiled
 from bigmodel.training.initialization import initialize
+from bigmodel.training.judgement import (
+    AugmentationChoice,
+    SynthesisJudgement,
+    choose_augmentation,
+    judge_synthesis,
+)
 from bigmodel.training.loop import TrainingResult, fit, pretrain
 from bigmodel.training.preparation import Prepared, prepare
 from bigmodel.training.regularization import regularize
 
 __all__ = [
+    "AugmentationChoice",
     "Prepared",
+    "SynthesisJudgement",
     "TrainingResult",
+    "choose_augmentation",
     "clone",
     "compile_like",
     "ensure_compiled",
     "fit",
     "initialize",
+    "judge_synthesis",
     "peak_learning_rate",
     "prepare",
     "pretrain",

@@ -32,6 +32,14 @@ SAFE: Final[dict[Kind, tuple[str, ...]]] = {
 }
 """What "auto" applies without a measurement: what changes the meaning of hardly any sample."""
 
+CANDIDATES: Final[dict[Kind, tuple[str, ...]]] = {
+    "image": (*SAFE["image"], "flip_horizontal", "flip_vertical", "cutout", "mixup"),
+    "sequence": tuple(TRANSFORMS["sequence"]),
+    "tabular": tuple(TRANSFORMS["tabular"]),
+    "tokens": tuple(TRANSFORMS["tokens"]),
+}
+"""What "auto" chooses among by measurement."""
+
 _MIXING = ("mixup", "cutmix")
 _FACT_SAMPLES = 512
 
