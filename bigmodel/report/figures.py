@@ -215,3 +215,20 @@ def _digits(value: float) -> str:
         return "0"
     decimals = 2 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(max(decimals, 0), 6)}f}"
+
+
+def trial_note(trial: Mapping[str, Any]) -> str:
+    """Returns the values of a trial and what became of it, in one line.
+
+    >>> trial_note({"values": {"bits": 4, "channels": 0.125}, "verified": True})
+    'bits 4, channels 0.125: holds on the fold set aside'
+    """
+    values = [f"{name} {_short(value)}" for name, value in (trial.get("values") or {}).items()]
+    verdict = {True: "holds on the fold set aside", False: "breaks the bound on the fold set aside"}
+    ends = [str(trial["reason"])] if trial.get("reason") else []
+    ends += [verdict[trial["verified"]]] if trial.get("verified") in verdict else []
+    return ", ".join(values) + "".join(f": {end}" for end in ends)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -27,6 +27,7 @@ from bigmodel.report.figures import (
     reference_metric,
     share_text,
     size_text,
+    trial_note,
 )
 from bigmodel.report.style import STYLE
 
@@ -42,6 +43,7 @@ def page(record: Record) -> str:
         _comparison(record),
         _candidates(record),
         _scatter(record),
+        _search(record),
         _pair(_steps(record) + _skipped(record) + _notes(record), _classes(record)),
         _operations(record),
         _environment(record),
@@ -244,6 +246,34 @@ def _scatter(record: Record) -> str:
     )
     note = "up is better, left is smaller; below the dashed line the target is missed"
     return _section(f"Size against {record.metric}", f'<div class="scroll">{plot}</div>', note)
+
+
+def _search(record: Record) -> str:
+    """The trials of a search: a table, and size against metric where they have files; the verified one stands out."""
+    if not record.trials:
+        return ""
+    rows, points = [], []
+    for trial in record.trials:
+        size, metric = number(trial, "size_bytes"), number(trial, "metric")
+        name = str(trial.get("trial", ""))
+        times = duration_text(number(trial, "seconds"))
+        rows.append([name, metric_text(metric), size_text(size), metric_text(number(trial, "score")), times])
+        rows[-1].append(trial_note(trial))
+        if size and metric is not None:
+            kind = "here" if trial.get("verified") is True else ""
+            points.append(Point(name, size, metric, kind, f"{name}: {trial_note(trial)}"))
+    plot = ""
+    if len(points) > 1:
+        reference = reference_metric(record)
+        bound = metric_bound(record, reference)
+        drawn = scatter(
+            points, bound, higher_is_better=record.higher_is_better, metric=record.metric, reference=reference,
+            size_text=size_text, value_text=metric_text,
+        )  # fmt: skip
+        plot = f'<div class="scroll">{drawn}</div>'
+    head = [("trial", ""), (record.metric, "num"), ("size", "num"), ("score", "num"), ("time", "num"), ("values", "")]
+    note = "judged on validation data; the winner also on a fold of it that took no part"
+    return _section(f"Search: {len(rows)} trials", plot + _table(head, rows), note)
 
 
 def _steps(record: Record) -> str:

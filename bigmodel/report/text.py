@@ -27,6 +27,7 @@ from bigmodel.report.figures import (
     ratio_text,
     share_text,
     size_text,
+    trial_note,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def renderable(record: Record, *, width: int | None = None) -> RenderableType:
         parts += _section(f"Files made ({len(record.candidates)})", _candidates(record, narrow=width < NARROW))
     if record.steps:
         parts += _section("Steps", _steps(record))
+    if record.trials:
+        parts += _section(f"Search ({len(record.trials)} trials)", _trials(record))
     losers = [row for row in class_changes(record) if row[2] < row[1]][:5]
     if losers:
         parts += _section("Classes that lost most", _classes(record, losers))
@@ -167,6 +170,23 @@ def _steps(record: Record) -> RenderableType:
             duration_text(number(step, "seconds")),
             metric_text(number(step, "metric_before")),
             metric_text(number(step, "metric_after")),
+        )
+    return table
+
+
+def _trials(record: Record) -> RenderableType:
+    columns = [("trial", "left"), (record.metric, "right"), ("size", "right"), ("score", "right"), ("time", "right")]
+    table = _table(*columns, ("", "left"))
+    for trial in record.trials:
+        won = trial.get("verified") is True
+        table.add_row(
+            Text(str(trial.get("trial", ""))),
+            metric_text(number(trial, "metric")),
+            size_text(number(trial, "size_bytes")),
+            metric_text(number(trial, "score")),
+            duration_text(number(trial, "seconds")),
+            Text(trial_note(trial)),
+            style="bold green" if won else "",
         )
     return table
 

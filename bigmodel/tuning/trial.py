@@ -29,6 +29,7 @@ from bigmodel.tuning.objective import Objective, metric_value
 from bigmodel.tuning.settings import (
     channels_config,
     check_values,
+    ease_dropout,
     quantize_config,
     train_config,
     trained,
@@ -191,6 +192,7 @@ class Bench:
         if channels is not None:
             teacher, alone = made, dataclasses.replace(train, epochs=0)
             made = prune_channels(made, self.data, channels, train=alone, seed=self.seed)
+            ease_dropout(made, values, teacher)
             if train.epochs:
                 fit(
                     made,

@@ -1,0 +1,61 @@
+"""The ladder of sizes, against a stand-in for trials whose outcome is known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+
+import pytest
+
+from bigmodel.config import Target
+from bigmodel.tuning.clock import Clock
+from bigmodel.tuning.objective import Objective
+from bigmodel.tuning.oracles import BudgetOracle, ladder_of
+
+LADDER = ladder_of(0.02)
+
+
+def run(holds_short: float, holds_long: float, tmp_path, seconds=None):
+    """What is tried when networks hold down to these shares, after short and after long trainings."""
+    clock = Clock(seconds)
+    goal = Objective("size", "min", Target())
+    oracle = BudgetOracle(clock, goal, fixed={"bits": 4}, ladder=LADDER, epochs=2, longer=3, seed=0)
+    oracle._set_project_dir(str(tmp_path), "tuning")
+    oracle.verbose = 0
+    tried = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras_tuner")
+        while (trial := oracle.create_trial("tuner0")).status == "RUNNING":
+            values = trial.hyperparameters.values
+            assert values["bits"] == 4
+            least = holds_short if values["epochs"] == 2 else holds_long
+            held = values["channels"] >= least
+            tried.append((values["channels"], values["epochs"], held))
+            oracle.update_trial(trial.trial_id, {"score": values["channels"] if held else 2.5})
+            trial.status = "COMPLETED"
+            oracle.end_trial(trial)
+    return tried
+
+
+def test_rungs_are_half_octaves():
+    assert LADDER[0] == 0.5 and LADDER[-1] <= 0.02 * math.sqrt(2)
+    assert all(b / a == pytest.approx(2**-0.5, rel=1e-3) for a, b in itertools.pairwise(LADDER))
+
+
+@pytest.mark.parametrize(("short", "long"), [(0.2, 0.1), (0.2, 0.2), (0.5, 0.3), (0.01, 0.01), (0.1, 0.15), (0.9, 0.3)])
+def test_the_smallest_that_holds_after_a_long_training_is_found_in_few_trials(short, long, tmp_path):
+    tried = run(short, long, tmp_path)
+    held = [share for share, epochs, holds in tried if epochs == 6 and holds]
+    assert min(held) == min(share for share in LADDER if share >= long)
+    assert len([row for row in tried if row[1] == 2]) <= math.ceil(math.log2(len(LADDER) + 1))
+    assert len({row[:2] for row in tried}) == len(tried), "nothing is tried twice"
+
+
+def test_where_nothing_holds_it_ends(tmp_path):
+    tried = run(2.0, 2.0, tmp_path)
+    assert tried[-1] == (0.5, 6, False) and not any(holds for *_, holds in tried)
+
+
+def test_nothing_is_proposed_when_the_time_is_up(tmp_path):
+    assert run(0.1, 0.1, tmp_path, seconds=1e-9) == []
