@@ -39,7 +39,7 @@ def save(model: keras.Model, folder: str | os.PathLike[str]) -> Names:
     Raises:
         ModelError: The model is not built, has text inputs, or can't be traced.
     """
-    structure = _inputs(model)
+    structure = input_structure(model)
     try:
         with _computing_in_float32(model):
             function, outputs = _trace(model, structure, batch=None)
@@ -61,11 +61,15 @@ def save(model: keras.Model, folder: str | os.PathLike[str]) -> Names:
 
 def input_names(model: keras.Model) -> list[str]:
     """Returns the names of a model's inputs in its file, in the order of the model's flattened input structure."""
-    return _names(_inputs(model), "input")
+    return _names(input_structure(model), "input")
 
 
-def _inputs(model: keras.Model) -> Any:
-    """Returns the structure of `keras.KerasTensor` that the model takes."""
+def input_structure(model: keras.Model) -> Any:
+    """Returns the structure of `keras.KerasTensor` that a built model takes.
+
+    Raises:
+        ModelError: The model is not built, or takes text.
+    """
     if not model.built:
         raise ModelError(
             f"Model {model.name!r} has no weights yet.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Deployed": "files",
     "FakeQuantize": "layers",
+    "LayerRule": "table",
     "Quantization": "post_training",
     "Quantized": "layers",
     "RULES": "table",
@@ -20,6 +21,7 @@ _HOMES = {
     "is_simulation": "simulation",
     "quantize_aware": "aware",
     "quantize_post_training": "post_training",
+    "register_rule": "table",
     "simulated": "simulation",
     "with_activations": "simulation",
 }
@@ -28,6 +30,7 @@ __all__ = [
     "RULES",
     "Deployed",
     "FakeQuantize",
+    "LayerRule",
     "Quantization",
     "Quantized",
     "Skipped",
@@ -35,6 +38,7 @@ __all__ = [
     "is_simulation",
     "quantize_aware",
     "quantize_post_training",
+    "register_rule",
     "simulated",
     "with_activations",
 ]
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     from bigmodel.quantization.layers import FakeQuantize, Quantized
     from bigmodel.quantization.post_training import Quantization, quantize_post_training
     from bigmodel.quantization.simulation import Skipped, is_simulation, simulated, with_activations
-    from bigmodel.quantization.table import RULES
+    from bigmodel.quantization.table import RULES, LayerRule, register_rule
 
 
 def __getattr__(name: str) -> Any:

@@ -34,8 +34,9 @@ def inner_layers(layer: keras.layers.Layer) -> list[tuple[str, keras.layers.Laye
     inside = layer._flatten_layers(include_self=False, recursive=False)
     waiting = {id(inner): inner for inner in inside}
     found: list[tuple[str, keras.layers.Layer]] = []
-    if graph.is_graph(layer):
-        return [(inner.name, inner) for inner in inside]
+    if isinstance(layer, keras.Sequential) or graph.is_graph(layer):
+        kept = (inner for inner in inside if not isinstance(inner, keras.layers.InputLayer))
+        return [(f"layers/{i}", inner) for i, inner in enumerate(kept)]
     for path, inner in _held(layer):
         if waiting.pop(id(inner), None) is not None:
             found.append((path, inner))

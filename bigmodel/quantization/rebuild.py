@@ -83,7 +83,7 @@ def rebuild(model: keras.Model, replace: Replace, after: After | None = None) ->
 
 
 def as_graph(model: keras.Model) -> keras.Model:
-    """Returns a functional model that calls a subclassed one as its only layer; a functional or Sequential one as it is.
+    """Returns a functional model that calls a subclassed one as its only layer; one that has a graph as it is.
 
     Neither is changed. What is inside the subclassed model is quantized where it is: see `Quantized`.
 
@@ -109,7 +109,7 @@ def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     A simulation computes in float32 whatever policy the caller trained with.
     """
     if isinstance(layer, keras.Model) and not graph.is_graph(layer):
-        return _copy_subclassed(layer)
+        return _copy_subclassed(layer, changes.get("name", layer.name))
     own = layer.get_config()
     precision = {"dtype": "float32"} if "dtype" in own else {}
     new: Any = graph.copy_operation(layer, {**precision, **changes})
@@ -120,11 +120,12 @@ def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     return new
 
 
-def _copy_subclassed(model: keras.Model) -> keras.Model:
+def _copy_subclassed(model: keras.Model, name: str) -> keras.Model:
     new = clone_uncompiled(model)
     new.built = True  # Keras builds it by running it, and does not note that
     for source, layer in zip(model._flatten_layers(), new._flatten_layers(), strict=True):
         layer.name = source.name  # Keras numbers anew what has no name in the config; the caller knows it by this one
         if not isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
             layer.dtype_policy = "float32"
+    new.name = name
     return new

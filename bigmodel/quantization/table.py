@@ -111,16 +111,14 @@ class LayerRule:
         bits: The bits that the runtime's kernel of this layer takes.
         in_loop: Whether the kernels run in the body of a loop: there they stay dynamic in a static file too.
         gathers: Whether rows are looked up and not multiplied.
+        integer: Whether the kernel computes in integers in a static file.
 
     Example:
-        A layer of one's own whose kernel of shape (inputs, outputs) lands in a fully connected op:
+        Of a layer of one's own with a kernel of shape (inputs, outputs) that lands in a fully connected op:
 
-        >>> class Scaled(keras.layers.Dense):
-        ...     def call(self, inputs):
-        ...         return 2 * super().call(inputs)
-        >>> register_rule(Scaled, LayerRule({"kernel": (-1,)}, dense_input, bits=(8, 4)))
-        >>> list(rules_of(Scaled(3)))
-        ['']
+        >>> rule = LayerRule({"kernel": (-1,)}, dense_input, bits=(8, 4))
+        >>> rule.weight_quantization(2)["kernel"].bits
+        4
     """
 
     weights: Axes | Callable[[Any], Axes]
@@ -128,6 +126,7 @@ class LayerRule:
     bits: tuple[int, ...] = (8, 4)
     in_loop: bool = False
     gathers: bool = False
+    integer: bool = True
 
     def weight_quantization(self, bits: int, layer: keras.layers.Layer | None = None) -> dict[str, WeightQuantization]:
         """Returns the quantization of each weight at the closest bits that the kernel takes."""
@@ -204,10 +203,10 @@ RULES: dict[type[keras.layers.Layer], LayerRule] = {
     keras.layers.EinsumDense: LayerRule(_einsum_weights, _einsum_input, _FULLY_CONNECTED),
     keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution),
     keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution),
-    keras.layers.Conv3D: LayerRule({"kernel": (-1,)}, None),
+    keras.layers.Conv3D: LayerRule({"kernel": (-1,)}, None, integer=False),
     keras.layers.Conv1DTranspose: LayerRule({"kernel": (-2,)}, None),
     keras.layers.Conv2DTranspose: LayerRule({"kernel": (-2,)}, None),
-    keras.layers.Conv3DTranspose: LayerRule({"kernel": (-2,)}, None),
+    keras.layers.Conv3DTranspose: LayerRule({"kernel": (-2,)}, None, integer=False),
     keras.layers.DepthwiseConv1D: LayerRule({"kernel": (-2, -1)}, _depthwise, bits=(8,)),
     keras.layers.DepthwiseConv2D: LayerRule({"kernel": (-2, -1)}, _depthwise, bits=(8,)),
     # One scale for the whole table: rows are looked up as integers, and the file has a single scale for them.

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers as L
 
+from bigmodel.export.formats import FORMATS
 from bigmodel.graph import walk
 
 NETWORKS = {}
@@ -233,3 +234,8 @@ def samples(model, count=COUNT, seed=1):
 def flat(outputs):
     """Outputs of a model or a file as a list."""
     return [np.asarray(value) for value in (outputs.values() if isinstance(outputs, dict) else [outputs])]
+
+
+def dynamic(bits):
+    """The file format of these bits that finds ranges at run time."""
+    return FORMATS[f"dynamic_int{bits}"]
