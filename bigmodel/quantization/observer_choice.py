@@ -6,11 +6,14 @@ from typing import Any
 
 import keras
 
-from bigmodel.graph import is_graph
+from bigmodel.graph import is_graph, walk
 from bigmodel.quantization.distortion import SMALL, Judge
 from bigmodel.quantization.files import observe
 from bigmodel.quantization.observers import OBSERVERS
 from bigmodel.quantization.simulation import plain, range_layers, taps, with_activations
+
+# Activations whose outputs have one grid in every file, whatever was seen.
+_FIXED = (keras.activations.softmax, keras.activations.sigmoid, keras.activations.tanh)
 
 
 def best_observer(simulation: keras.Model, calibration: Any) -> tuple[str, dict[str, float]]:
@@ -30,7 +33,7 @@ def best_observer(simulation: keras.Model, calibration: Any) -> tuple[str, dict[
     network = plain(with_activations(simulation, "static"))
     judge = Judge(network, calibration)
     points, tapped = taps(network)
-    names = [point.layer_name for point in points]
+    fixed = _fixed(network)
     whole = [ranges["min_max"] for ranges, _ in observe(tapped, judge.fitted, ["min_max"])]
     static = with_activations(simulation, "static", ranges=dict(zip(points, whole, strict=True)))
     tried = {"min_max": judge.distortion(static)}
@@ -38,7 +41,18 @@ def best_observer(simulation: keras.Model, calibration: Any) -> tuple[str, dict[
         seen = [ranges for ranges, _ in observe(tapped, judge.fitted, OBSERVERS)]
         layers = range_layers(static)
         for observer in OBSERVERS[1:]:
-            for name, ranges in zip(names, seen, strict=True):
-                layers[name].set_range(*ranges[observer])
+            for point, ranges in zip(points, seen, strict=True):
+                if point.name not in fixed:
+                    layers[point.layer_name].set_range(*ranges[observer])
             tried[observer] = judge.distortion(static)
     return min(tried, key=lambda name: tried[name]), tried
+
+
+def _fixed(network: keras.Model) -> set[str]:
+    """The names of the layers whose range is not ours to choose, and of the outputs, which are the result itself."""
+    bounded = {
+        layer.name
+        for layer in walk(network)
+        if isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in _FIXED
+    }
+    return bounded | set(network.output_names)

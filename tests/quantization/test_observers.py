@@ -68,6 +68,11 @@ def test_entropy_keeps_the_range_of_even_values_and_cuts_the_tail_of_others():
     assert low == 0.0 and 3.0 < high < 30.0
 
 
+def test_entropy_does_not_mind_how_many_zeros_there_are():
+    values = np.abs(GENERATOR.normal(size=100_000))
+    assert entropy(seen(np.concatenate([values, np.zeros(900_000)]))) == entropy(seen(np.concatenate([values, [0.0]])))
+
+
 @pytest.mark.parametrize("name", OBSERVERS)
 def test_ranges_contain_zero_lie_within_what_was_seen_and_do_not_depend_on_passes_being_kept(name):
     batches = [
