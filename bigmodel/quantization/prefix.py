@@ -86,7 +86,7 @@ def _shares(matrix: np.ndarray) -> bool:
     channels = matrix.reshape(-1, matrix.shape[-1])
     weights = np.count_nonzero(matrix)
     values = min(len(np.unique(matrix)), sum(len(np.unique(channel[channel != 0])) for channel in channels))
-    return weights >= _SHARING_WEIGHTS and values <= _SHARED * weights
+    return bool(weights >= _SHARING_WEIGHTS and values <= _SHARED * weights)
 
 
 def set_in_order(simulation: keras.Model, samples: Any, adjust: Callable[[Quantized, Moments], None]) -> dict[str, str]:

@@ -56,8 +56,9 @@ def test_channels_and_then_zeros_as_ordered(trained, digits):
     result = bm.compress_and_tune(
         trained, digits, prune=prunings, quantize=EIGHT_BITS, train=TrainConfig(epochs=1), verbose=0
     )
-    steps = result.report.steps
+    *steps, last = result.report.steps
     assert [step["name"] for step in steps] == ["prune1", "prune2"]
+    assert last["name"] == "prune1-prune2-post_training_int8" and last["rounding"] == "nearest"
     assert [step["granularity"] for step in steps] == ["channel", "weight"]
     assert all(row["steps"] == ["prune1", "prune2"] for row in result.report.candidates if row["name"] != "baseline")
     file = bm.evaluation.inspect_file(result.litert_path)

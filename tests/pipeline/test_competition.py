@@ -101,7 +101,8 @@ def test_training_is_tried_only_where_post_training_misses_the_bound(conversions
 
     def aware(model, data, config, **_):
         trainings.append(config.bits)
-        return bm.quantization.quantize_post_training(model, data, config)
+        made = bm.quantization.quantize_post_training(model, data, config)
+        return made.simulation, made.skipped
 
     monkeypatch.setattr("bigmodel.pipeline.quantize_aware", aware)
     run(trained, digits, quantize=4)
