@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig
-from bigmodel.data import Data, Split
+from bigmodel.data import Data
 from bigmodel.errors import ModelError
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.holdout import Verdict, set_aside
@@ -220,7 +220,8 @@ class _Search:
 
         with redirect_stdout(io.StringIO()):
             declared = Declared(self.config.build, space, self.seed)
-            return TrialTuner(oracle, declared, bench, self.ledger, clock, self.options.watch)
+            logs = self.config.tensorboard
+            return TrialTuner(oracle, declared, bench, self.ledger, clock, self.options.watch, logs)
 
     def _run(self, tuner: Any) -> None:
         if self.config.parallel_trials > 1:
@@ -288,7 +289,7 @@ class _Search:
         return Tuned(
             model=self._load(folder / "model.keras"),
             trial=best["trial"],
-            hyperparameters={name: v for name, v in best["values"].items() if not name.startswith("tuner/")},
+            hyperparameters=_hyperparameters(best),
             trials=tuple({**row, **self.ledger.verdict(row["trial"])} for row in self.ledger.rows()),
             objective=self.objective.name,
             value=best["score"],
@@ -308,6 +309,6 @@ class _Search:
         return model
 
 
-def fold_of(data: Data, config: TuneConfig, seed: int) -> Split | None:
-    """Returns the fold of the validation split that a search with these settings does not see."""
-    return set_aside(data, config.holdout, seed)[1]
+def _hyperparameters(row: Row) -> dict[str, Any]:
+    """The values that were searched, and those that the space gave to every trial; not hyperband's own."""
+    return {name: v for name, v in {**row["values"], **row["applied"]}.items() if not name.startswith("tuner/")}

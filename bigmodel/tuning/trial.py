@@ -166,7 +166,7 @@ class Bench:
         started = time.monotonic()
         bound = self.objective.target.max_drop if self.objective.is_bounded else None
         limits = Limits(self.metric, self.baseline["metric"], bound, deadline)
-        figures: Figures = {"status": "done", "reason": ""}
+        figures: Figures = {"status": "done", "reason": "", "applied": dict(values)}
         try:
             simulation = self._made(network, values, limits, times)
             figures |= self._measured(simulation, values, folder)

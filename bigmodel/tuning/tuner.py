@@ -16,6 +16,7 @@ import keras_tuner
 from keras_tuner import engine
 
 from bigmodel.errors import ConversionError, summary
+from bigmodel.training.hparams import write_hparams
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.ledger import MODELS_KEPT, Ledger, Row
 from bigmodel.tuning.objective import Objective
@@ -63,6 +64,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         ledger: Keeps what they came to.
         clock: Says when they have to end.
         watch: Called after each trial with its row and the best one so far.
+        logs: Directory for TensorBoard's HParams dashboard; `None`: none is written.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         ledger: Ledger,
         clock: Clock,
         watch: Callable[[Row, Row | None], Any],
+        logs: str | None = None,
     ) -> None:
-        self.bench, self.ledger, self.clock, self.watch = bench, ledger, clock, watch
+        self.bench, self.ledger, self.clock, self.watch, self.logs = bench, ledger, clock, watch, logs
         oracle.verbose = 0
         with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints that it goes on
             super().__init__(
@@ -101,6 +104,9 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         rows = ranked(self.ledger.rows(), self.bench.objective)
         if not _has_rounds(row):
             self.ledger.keep_models([one["trial"] for one in rows[:MODELS_KEPT]])
+        if self.logs is not None:
+            scalars = {name: row[name] for name in ("score", "metric", "size_bytes") if row.get(name) is not None}
+            write_hparams(self.logs, f"trial_{row['trial']}", row["values"], scalars)
         self.watch(row, rows[0] if rows else None)
         if row["score"] is None:
             raise keras_tuner.errors.FailedTrialError(row["reason"])
