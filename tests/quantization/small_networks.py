@@ -189,9 +189,81 @@ def free_image_size():
 
 
 @network
-def float_parts():
-    transposed = [L.Conv2D(4, 3, activation="relu"), L.Conv2DTranspose(3, 3, strides=2)]
-    return chain(*transposed, L.GlobalAveragePooling2D(), L.Dense(2), shape=(6, 6, 2))
+def transposed():
+    first = [L.Conv2D(4, 3, activation="relu"), L.Conv2DTranspose(3, 3, strides=2)]
+    return chain(*first, L.GlobalAveragePooling2D(), L.Dense(2), shape=(6, 6, 2))
+
+
+@network
+def transposed1d():
+    return chain(L.Conv1DTranspose(4, 3, strides=2, activation="relu"), L.Flatten(), L.Dense(2), shape=(6, 3))
+
+
+@network
+def volumes():
+    convolutions = [L.Conv3D(4, 3, activation="relu"), L.Conv3DTranspose(3, 2)]
+    return chain(*convolutions, L.Flatten(), L.Dense(2), shape=(5, 5, 5, 2))
+
+
+@network
+def separable1d():
+    convolutions = [L.DepthwiseConv1D(3, depth_multiplier=2, activation="relu"), L.SeparableConv1D(5, 3)]
+    return chain(*convolutions, L.Flatten(), L.Dense(3), shape=(9, 3))
+
+
+@network
+def einsum():
+    heads = L.EinsumDense("abc,cde->abde", output_shape=(6, 3, 7), bias_axes="de")
+    joined = L.EinsumDense("abde,def->abf", output_shape=(6, 9), bias_axes="f", activation="relu")
+    mixed = L.EinsumDense("abc,bd->adc", output_shape=(4, 9))
+    placed = L.EinsumDense("abc,bcd->abd", output_shape=(4, 5))
+    return chain(heads, joined, mixed, placed, L.Flatten(), L.Dense(3), shape=(6, 8))
+
+
+@network
+def attention():
+    inputs = keras.Input((6, 8))
+    x = L.LayerNormalization()(inputs + L.MultiHeadAttention(2, 4)(inputs, inputs))
+    x = x + L.GroupQueryAttention(4, 4, 2)(x, x)
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+
+
+@network
+def bidirectional():
+    rnns = [L.Bidirectional(L.GRU(6, return_sequences=True)), L.Bidirectional(L.LSTM(5))]
+    return chain(*rnns, L.Dense(3), shape=(6, 4))
+
+
+@network
+def cells():
+    first = L.RNN([L.LSTMCell(6), L.GRUCell(5)], return_sequences=True)
+    return chain(first, L.GRU(6, reset_after=False), L.Dense(3), shape=(6, 4))
+
+
+@network
+def lstm_by_gates():
+    return chain(L.LSTM(12, implementation=1), L.Dense(3), shape=(6, 9))
+
+
+@network
+def convolved_state():
+    return chain(L.ConvLSTM2D(4, 3), L.Flatten(), L.Dense(2), shape=(4, 6, 6, 2))
+
+
+@network
+def convolved_state1d():
+    return chain(L.ConvLSTM1D(4, 3), L.Flatten(), L.Dense(2), shape=(4, 6, 2))
+
+
+@network
+def convolved_state3d():
+    return chain(L.ConvLSTM3D(3, 2), L.Flatten(), L.Dense(2), shape=(3, 4, 4, 4, 2))
+
+
+@network
+def distributed():
+    steps = [L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(6)]
+    return chain(*map(L.TimeDistributed, steps), L.GlobalAveragePooling1D(), shape=(4, 6, 6, 2))
 
 
 def with_activation(name):

@@ -15,12 +15,12 @@ from bigmodel.quantization.simulation import quantized_layers, range_layers, sim
 # One network of each kind of kernel; all of them, and all activations, run with -m slow.
 QUICK = (
     "mlp", "cnn", "depthwise_separable", "conv1d", "causal_dilated", "residual", "embedding", "lstm", "nested",
-    "two_inputs_two_outputs", "normalised_before_dense", "free_image_size",
+    "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention", "cells",
 )  # fmt: skip
 SLOW = tuple(name for name in (*NETWORKS, *ACTIVATIONS) if name not in QUICK)
 
-# The runtime quantizes the state at every time step, the simulation does not.
-RECURRENT = {"lstm", "gru", "simple_rnn"}
+# In a static file their loops stay dynamic.
+RECURRENT = {"lstm", "gru", "simple_rnn", "bidirectional", "cells", "lstm_by_gates"}
 # A static file of these has 8-bit tensors within what is one layer in Keras (a normalisation that nothing takes up, an
 # activation of several ops, a bias added apart), or averages of four codes, halfway between two as often as not.
 ROUNDED_WITHIN = {
@@ -78,8 +78,6 @@ def test_a_file_holds_and_returns_what_was_simulated(name, bits, tmp_path):
                 share = 0.15 if bits == 8 else 0.5
                 assert difference.mean() <= share * step and difference.max() <= 3 * step
                 assert name in RECURRENT or (difference > 0.5 * step).mean() <= share
-            elif name in RECURRENT and format_.activations == "dynamic":
-                assert difference.mean() < 0.6 * np.abs(real - answer).mean() + 1e-4
             else:
                 assert difference.mean() <= 3e-5
                 # A value halfway between two codes can fall either way by the order of a sum; all else is equal.
