@@ -95,10 +95,10 @@ def export_litert(
         if not wanted.quantized and not trained:
             return _float_file(inside, Path(path), wanted, timeout_s)
         samples = None if trained or wanted.activations != "static" else _calibration(inside, data)
-        (deployed,) = deploy(inside, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
-    if isinstance(deployed, ConversionError):
-        raise deployed
-    return deployed.written.path
+        (written,) = deploy(inside, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
+    if isinstance(written, ConversionError):
+        raise written
+    return written.path
 
 
 def _float_file(model: keras.Model, path: Path, wanted: Format, timeout_s: float) -> Path:

@@ -23,12 +23,13 @@ from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Format, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.journal import Journal
-from bigmodel.legacy.files import Deployed, deploy
+from bigmodel.legacy.files import deploy
 from bigmodel.legacy.pruning import check_pruning
 from bigmodel.legacy.steps import check_orders, pretrain_model, prune_model, quantize_aware
 from bigmodel.model_files import ModelFiles
 from bigmodel.plan import Plan
 from bigmodel.progress import Stages
+from bigmodel.quantization import Deployed
 
 
 @dataclasses.dataclass
@@ -93,8 +94,8 @@ class LegacyRun:
 
     def _possible_orders(self) -> dict[QuantizeConfig, Sequence[Format]]:
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
-        for config in self.plan.prunes:
-            check_pruning(config)
+        for pruning in self.plan.prunes:
+            check_pruning(pruning)
         configs: dict[QuantizeConfig, Sequence[Format]] = {}
         for config, formats in self.plan.quantized_formats().items():
             try:
@@ -185,8 +186,7 @@ class LegacyRun:
     def _float_files(self, network: keras.Model, orders: Sequence[Order]) -> list[Deployed | ConversionError]:
         with tempfile.TemporaryDirectory(prefix="bigmodel-float-") as folder:
             source = export_float(network, Path(folder, "float.tflite"))
-            written = write_files(source, orders)
-        return [Deployed(w, network) if isinstance(w, Written) else w for w in written]
+            return _with_simulation(write_files(source, orders), network)
 
     def _enter_quantized(
         self, network: keras.Model, config: QuantizeConfig, formats: Sequence[Format], done: tuple[str, ...]
@@ -201,7 +201,16 @@ class LegacyRun:
     def _entered(self, model: keras.Model, formats: Sequence[Format], done: tuple[str, ...]) -> list[Figures]:
         assert self.data.calibration is not None
         samples, _, _ = self.data.calibration.arrays()
-        return self.competition.enter(done, formats, lambda orders: deploy(model, orders, samples))
+        return self.competition.enter(
+            done, formats, lambda orders: _with_simulation(deploy(model, orders, samples), model)
+        )
 
     def _within(self, row: Figures) -> bool:
         return row["status"] != "failed" and row["metric_drop"] <= self.plan.target.max_drop
+
+
+def _with_simulation(
+    files: Sequence[Written | ConversionError], model: keras.Model
+) -> list[Deployed | ConversionError]:
+    """Files with the shell that computes as they do; of a file quantized after training, as it did before."""
+    return [Deployed(file, model) if isinstance(file, Written) else file for file in files]

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,19 +21,6 @@ from bigmodel.legacy.shell import network_in
 _CALIBRATION_SAMPLES = 512
 
 
-class Deployed(NamedTuple):
-    """A file and the Keras model that simulates it.
-
-    Args:
-        written: The file's account.
-        simulation: The shell: of a quantization-aware network it computes as the file, of a float one as the file
-            before quantization.
-    """
-
-    written: Written
-    simulation: keras.Model
-
-
 def deploy(
     model: keras.Model,
     orders: Sequence[tuple[Format, str | os.PathLike[str]]],
@@ -41,7 +28,7 @@ def deploy(
     *,
     io: str = "float",
     timeout_s: float = 300,
-) -> list[Deployed | ConversionError]:
+) -> list[Written | ConversionError]:
     """Writes the quantized files of a shell, which is not changed.
 
     Args:
@@ -61,11 +48,14 @@ def deploy(
     refusals = [_refusal(format_, trained) for format_, _ in orders]
     with tempfile.TemporaryDirectory(prefix="bigmodel-legacy-") as folder:
         names = saved_model.save(model, Path(folder, "model"))
-        job = {"saved_model": Path(folder, "model"), "inputs": names.inputs, "outputs": names.outputs, "io": io}
+        job: dict[str, Any] = {
+            "saved_model": Path(folder, "model"),
+            "inputs": names.inputs,
+            "outputs": names.outputs,
+            "io": io,
+        }
         if not trained and calibration is not None:
-            leaves = [np.asarray(leaf)[:_CALIBRATION_SAMPLES] for leaf in keras.tree.flatten(calibration)]
-            job["samples"] = Path(folder, "samples.npz")
-            np.savez(job["samples"], **{f"input_{i}": leaf for i, leaf in enumerate(leaves)})
+            job["samples"] = _save(calibration, Path(folder, "samples.npz"))
         jobs = [
             {**job, "format": format_.name, "path": path}
             for (format_, path), refusal in zip(orders, refusals, strict=True)
@@ -73,16 +63,22 @@ def deploy(
         ]
         answers = iter(run_batch("bigmodel.legacy.conversion:convert", jobs, timeout_s=timeout_s) if jobs else [])
     return [
-        refusal or _deployed(next(answers), format_, Path(path), model)
+        refusal or _written(next(answers), format_, Path(path))
         for (format_, path), refusal in zip(orders, refusals, strict=True)
     ]
 
 
-def _deployed(answer: Any, format_: Format, path: Path, model: keras.Model) -> Deployed | ConversionError:
+def _save(calibration: Any, path: Path) -> Path:
+    leaves = [np.asarray(leaf)[:_CALIBRATION_SAMPLES] for leaf in keras.tree.flatten(calibration)]
+    np.savez(path, **{f"input_{i}": leaf for i, leaf in enumerate(leaves)})  # type: ignore[arg-type]
+    return path
+
+
+def _written(answer: Any, format_: Format, path: Path) -> Written | ConversionError:
     if isinstance(answer, ConversionError):
         path.with_name(path.name + PART).unlink(missing_ok=True)
         return answer
-    return Deployed(Written(format=format_.name, path=path, exact={}, missing=(), ranges={}), model)
+    return Written(format=format_.name, path=path, exact={}, missing=(), ranges={})
 
 
 def _refusal(format_: Format, trained: bool) -> ConversionError | None:

@@ -79,7 +79,7 @@ def _best_epoch(network: Any, like: keras.Model, data: Data, patience: int, sett
         return []
     metric, measured = primary_metric(like), shell(network, like=like)
 
-    class BestEpoch(load_tf_keras().callbacks.Callback):
+    class BestEpoch(load_tf_keras().callbacks.Callback):  # type: ignore[misc]
         def on_train_begin(self, logs: Any = None) -> None:
             self.best: tuple[float, list[np.ndarray]] | None = None
             self.worse = 0

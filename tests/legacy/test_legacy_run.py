@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+import bigmodel as bm
+
+
+class Count(tf_keras.callbacks.Callback):
+    epochs = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        Count.epochs += 1
+
+
+ORDERS = {
+    "prune": 0.75,
+    "quantize": bm.QuantizeConfig(method="aware"),
+    "train": bm.TrainConfig(epochs=2, batch_size=64),
+    "verbose": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def result(network, digits, tmp_path_factory) -> bm.Result:
+    Count.epochs = 0
+    return bm.compress_and_tune(
+        network, digits, directory=tmp_path_factory.mktemp("runs") / "legacy", callbacks=[Count()], **ORDERS
+    )
+
+
+@pytest.fixture(scope="module")
+def native(digits) -> bm.Result:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    return bm.compress_and_tune(model, digits, **ORDERS)
+
+
+def test_callbacks_of_tf_keras_are_called_in_every_training(result):
+    assert Count.epochs == 4
+
+
+def test_the_record_has_the_keys_of_a_native_run(result, native):
+    ours, theirs = result.report.to_dict(), native.report.to_dict()
+    assert set(ours) == set(theirs)
+    for part in ("baseline", "final"):
+        assert set(ours[part]) == set(theirs[part])
+    for part in ("candidates", "steps"):
+        common = {key for row in theirs[part] for key in row} - {"skipped"}
+        assert common <= {key for row in ours[part] for key in row}
+
+
+def test_the_file_holds_zeros_and_8_bits_and_answers_as_the_model(result, digits):
+    x, y = digits.test
+    final = result.report.final
+    assert final["format"] == "static_int8" and final["sparsity"] == pytest.approx(0.75, abs=0.03)
+    assert final["agreement"] >= 0.999
+    answers = bm.LiteModel(result.litert_path).predict(x).argmax(axis=-1)
+    assert final["metric"] == pytest.approx(np.mean(answers == y))
+    assert isinstance(result.model, tf_keras.Model)
+    np.testing.assert_array_equal(result.model.predict(x, verbose=0).argmax(axis=-1) == y, answers == y)
+
+
+def test_steps_and_what_was_left_out_are_told(result):
+    assert [step["name"] for step in result.report.steps] == ["prune", "prune-aware_int8"]
+    assert [(row["layer"], row["step"]) for row in result.report.skipped] == [("tf.math.multiply", "quantize")]
+
+
+def test_a_finished_run_is_read_back_and_no_step_is_repeated(network, digits, result):
+    Count.epochs = 0
+    for name in ("report.json", "report.html"):
+        (result.directory / name).unlink()
+    again = bm.compress_and_tune(network, digits, directory=result.directory, callbacks=[Count()], **ORDERS)
+    assert Count.epochs == 0
+    assert again.report.final["metric"] == result.report.final["metric"]
+    assert isinstance(bm.load_result(result.directory).model, tf_keras.Model)
+
+
+@pytest.mark.slow
+def test_everything_left_open_makes_the_float_and_8_bit_files_that_there_are(network, digits):
+    result = bm.compress_and_tune(network, digits, verbose=0)
+    made = {row["name"] for row in result.report.candidates if row["status"] != "failed"}
+    assert made == {"float32", "float16", "dynamic_int8", "static_int8"}
+    assert result.report.target_met
