@@ -22,7 +22,8 @@ def single_ops(network: keras.Model) -> keras.Model:
     """Returns a network that computes the same in ops that have integer kernels, or the given one if it does already.
 
     Names of layers stay. A `Dense` of sequences becomes a 1x1 convolution and a dilated convolution one op, both of
-    which the converter leaves without their bias otherwise. The largest value of a whole map is that of one window.
+    which the converter leaves without their bias otherwise. The largest value of a whole map is that of one window, and
+    pixels are repeated by resizing.
 
     Args:
         network: A float model. One without a graph comes back as it is.
@@ -62,6 +63,8 @@ def _as_one_op(layer: Any, shape: tuple[int | None, ...] | None) -> list[keras.l
         return [DilatedConvolution(copy_layer(layer), name=layer.name)] if _is_last(layer) else []
     if type(layer) in _WINDOWS and None not in shape[1:] and _is_last(layer):
         return _one_window(layer, shape)
+    if type(layer) is keras.layers.UpSampling2D and None not in shape[1:] and _is_last(layer):
+        return _resized(layer, shape) if layer.interpolation == "nearest" else []
     return []
 
 
@@ -85,3 +88,11 @@ def _one_window(layer: Any, shape: tuple[int | None, ...]) -> list[keras.layers.
     window = _WINDOWS[type(layer)](shape[1:-1], name=f"{layer.name}_window", data_format="channels_last")
     result = (*(1 for _ in shape[1:-1]), shape[-1]) if layer.keepdims else (shape[-1],)
     return [window, keras.layers.Reshape(result, name=layer.name)]
+
+
+def _resized(layer: Any, shape: tuple[int | None, ...]) -> list[keras.layers.Layer]:
+    height, width = (size * factor for size, factor in zip(shape[1:3], layer.size, strict=True) if size is not None)
+    resizing = keras.layers.Resizing(
+        height, width, interpolation="nearest", data_format="channels_last", name=layer.name, dtype="float32"
+    )
+    return [resizing]
