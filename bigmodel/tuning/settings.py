@@ -20,6 +20,7 @@ from bigmodel.training.compilation import Compilation
 from bigmodel.training.initialization import initialize
 from bigmodel.training.regularization import regularize
 from bigmodel.tuning.space import TRAINING
+from bigmodel.tuning.widths import shares_that_go
 
 _SLOTS = {
     "bits": (32, 16, 8, 4, 2, 1),
@@ -132,12 +133,20 @@ def _compile(made: keras.Model, values: Mapping[str, Any]) -> None:
     dataclasses.replace(compilation, settings={**compilation.settings, "optimizer": fresh}).apply(made)
 
 
-def channels_config(values: Mapping[str, Any]) -> PruneConfig | None:
-    """Returns how channels are removed; `None` where they stay."""
+def channels_config(model: keras.Model, values: Mapping[str, Any]) -> PruneConfig | None:
+    """Returns how channels are removed; `None` where they stay.
+
+    Args:
+        model: The network that loses them.
+        values: The trial's values.
+
+    Raises:
+        ModelError: The model has no graph of layers.
+    """
     share = float(values.get("channels", 1.0))
     if share >= 1:
         return None
-    return PruneConfig(granularity="channel", ranking=values.get("ranking", "layer"), budget={"parameters": share})
+    return PruneConfig(shares_that_go(model, share), granularity="channel")
 
 
 def ease_dropout(smaller: keras.Model, values: Mapping[str, Any], whole: keras.Model) -> None:

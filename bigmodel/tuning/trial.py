@@ -188,7 +188,8 @@ class Bench:
         made = self.model if network is None else network
         if network is not None or trains_anew(values):
             made = self._checked(trained(made, self.data, values, train, callbacks=callbacks, seed=self.seed), limits)
-        channels, zeros, bits = channels_config(values), zeros_config(values), quantize_config(values, self.quantize)
+        channels, zeros = channels_config(made, values), zeros_config(values)
+        bits = quantize_config(values, self.quantize)
         if channels is not None:
             teacher, alone = made, dataclasses.replace(train, epochs=0)
             made = prune_channels(made, self.data, channels, train=alone, seed=self.seed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import keras
 import keras_tuner
 import pytest
 
@@ -47,13 +50,26 @@ def test_a_space_of_ones_own_is_checked():
 
 def test_values_go_into_the_configs_of_the_steps():
     values = {"channels": 0.25, "sparsity": 0.5, "bits": 4, "clipping": "mse", "epochs": 3, "batch_size": 16}
-    assert channels_config(values).budget == {"parameters": 0.25}
     assert zeros_config(values).sparsity == 0.5
     config = quantize_config(values)
     assert (config.bits, config.clipping, config.method, config.activations) == (4, "mse", "aware", "dynamic")
     train = train_config(TrainConfig(), values, times=2)
     assert (train.epochs, train.batch_size, train.learning_rate) == (6, 16, None)
-    assert channels_config({"channels": 1.0}) is zeros_config({}) is quantize_config({"bits": 16}) is None
+    assert zeros_config({}) is quantize_config({"bits": 16}) is None
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.9])
+def test_channels_go_evenly_until_the_parameters_are_few_enough(share):
+    hidden = [keras.layers.Dense(width, name=f"d{width}") for width in (60, 40, 9)]
+    model = keras.Sequential([keras.Input((50,)), *hidden, keras.layers.Dense(3)])
+    config = channels_config(model, {"channels": share})
+    kept = [round(width * (1 - config.sparsity.get(f"d{width}", 0.0))) for width in (60, 40, 9)]
+    widths = [50, *kept, 3]
+    parameters = sum((a + 1) * b for a, b in itertools.pairwise(widths))
+    narrowest = sum((a + 1) * b for a, b in itertools.pairwise([50, 8, 8, 8, 3]))
+    assert parameters <= max(share * model.count_params(), narrowest)
+    assert min(kept) >= 8 and abs(kept[0] / 60 - max(kept[1], 8) / 40) < 1 / 40 + 8 / 60
+    assert channels_config(model, {"channels": 1.0}) is None
 
 
 def test_an_order_of_bits_keeps_its_other_settings():
