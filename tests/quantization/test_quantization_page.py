@@ -13,7 +13,7 @@ def page(root):
 
 
 def test_every_format_is_in_the_table_of_files(page):
-    table = page.split("## Kinds of files")[1].split("## Which layers")[0]
+    table = page.split("## Kinds of files")[1].split("## Bits")[0]
     assert set(re.findall(r"`(\w+)`", table)) == set(FORMATS)
 
 
@@ -22,4 +22,4 @@ def test_the_examples_of_the_page_run_and_print_what_their_comments_say(page, tm
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     exec(compile(code, "docs/quantization.md", "exec"), {})
     said = re.findall(r"print\(.*\)   # (.+)$", code, re.MULTILINE)
-    assert capsys.readouterr().out.splitlines() == said and len(said) == 4
+    assert capsys.readouterr().out.splitlines() == said and len(said) == 7
