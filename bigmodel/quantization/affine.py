@@ -82,7 +82,7 @@ def as_convolution(layer: Any, shape: tuple[int | None, ...]) -> list[keras.laye
         layer: A layer of `find_affine`.
         shape: The shape of its input.
     """
-    channels = shape[-1]
+    channels = shape[-1] or 0
     factor, shift = _factor_and_shift(layer, channels)
     whole = len(shape) == 4
     name = layer.name if whole else f"{layer.name}_affine"
@@ -99,7 +99,7 @@ def as_convolution(layer: Any, shape: tuple[int | None, ...]) -> list[keras.laye
     return [before, quantized, keras.layers.Reshape(back, name=layer.name)]
 
 
-def _factor_and_shift(layer: Any, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _factor_and_shift(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(layer, keras.layers.Rescaling):
         factor, shift = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
         return np.broadcast_to(factor, (channels,)), np.broadcast_to(shift, (channels,))

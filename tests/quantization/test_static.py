@@ -19,8 +19,8 @@ from bigmodel.quantization.single_ops import single_ops
 
 QUICK = ("lone_normalisations", "dilations", "averages", "arithmetic", "repeated_model", "attention")
 SLOW = tuple(name for name in NETWORKS if name not in QUICK)
-# A transposed convolution's kernel rounds twice on the way to a code; the bias of a layer that is called twice is rounded
-# for each call anew.
+# A transposed convolution's kernel rounds twice on the way to a code; the bias of a layer that is called twice is
+# rounded for each call anew.
 LESS_EXACT = {"encoder_and_decoder", "repeated_model"}
 
 pytestmark = pytest.mark.usefixtures("in_process")
