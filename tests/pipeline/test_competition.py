@@ -39,7 +39,7 @@ def conversions(monkeypatch, float_file):
         return shutil.copyfile(float_file, path)
 
     monkeypatch.setattr("bigmodel.pipeline.export_float", export)
-    monkeypatch.setattr("bigmodel.pipeline.deploy", lambda s, orders, _: [made(s, f, p) for f, p in orders])
+    monkeypatch.setattr("bigmodel.pipeline.deploy", lambda s, orders, _, **how: [made(s, f, p) for f, p in orders])
     monkeypatch.setattr("bigmodel.candidates.first_run", lambda path, x, **how: bm.LiteModel(path, **how).predict(x))
     return errors
 

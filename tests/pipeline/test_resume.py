@@ -37,7 +37,7 @@ def duration(job, tmp_path_factory):
 
 
 def test_there_is_a_step_of_each_kind_to_be_killed_in(unbroken):
-    assert [step["name"] for step in unbroken.report.steps] == ["prune", "prune-aware_int8"]
+    assert [step["name"] for step in unbroken.report.steps] == ["prune", "prune-post_training_int8", "prune-aware_int8"]
 
 
 @pytest.mark.parametrize("where", POINTS)
