@@ -16,13 +16,14 @@ import keras
 from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig
 from bigmodel.data import Data
 from bigmodel.errors import ModelError
+from bigmodel.evaluation import evaluate_model
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.holdout import Verdict, set_aside
 from bigmodel.tuning.ledger import Ledger, Row
 from bigmodel.tuning.objective import Objective, objective_of
 from bigmodel.tuning.settings import seeded, train_config, trained
 from bigmodel.tuning.space import Bounds, bounds_of, checked, space_of
-from bigmodel.tuning.trial import Bench, measure_baseline
+from bigmodel.tuning.trial import Bench, judged, measure_baseline
 
 # Trials that train twice as long when none has held: those that came nearest.
 _AGAIN = 3
@@ -170,6 +171,9 @@ class _Search:
         )  # fmt: skip
 
     def _baseline(self, path: Path) -> Row:
+        if not self.objective.is_bounded:  # nothing is compared with its file
+            answers = evaluate_model(self.model, judged(self.searched, self.seed), like=self.model)
+            return {"metric": answers.metric}
         return measure_baseline(self.model, self.searched, self.target, self.seed, path)
 
     def _reference(self) -> keras.Model:

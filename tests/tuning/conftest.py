@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from searches import network
 
 from bigmodel.data import Data, as_data
+from bigmodel.export import export_float
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,9 @@ def trained(data: Data) -> keras.Model:
     x, y, _ = data.train.arrays()
     model.fit(x, y, epochs=4, batch_size=32, verbose=0)
     return model
+
+
+@pytest.fixture(scope="session")
+def float_file(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float file of the trained network, written once."""
+    return export_float(trained, tmp_path_factory.mktemp("float") / "float.tflite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -49,7 +50,7 @@ TRAIN = TrainConfig(epochs=1, batch_size=64)
 
 def search(model: keras.Model, data: Data, config: TuneConfig, directory: Path, **changes: Any) -> Tuned:
     """A search with what the tests share."""
-    options = changes.pop("options", Options())
+    options = dataclasses.replace(changes.pop("options", Options()), baseline=changes.pop("baseline", None))
     settings = {"target": Target(max_drop=0.05, optimize="size"), "train": TRAIN, "seed": 0, **changes}
     return tune_model(model, data, config, directory=directory, options=options, **settings)
 
