@@ -93,7 +93,8 @@ def _rate(rate: Any, package: Any) -> Any:
     """A learning rate as a number, or as a schedule of `package` where it is the config of one."""
     if isinstance(rate, dict):
         kind = getattr(package.optimizers.schedules, rate["class_name"])
-        return kind(**{key: v for key, v in rate["config"].items() if key in inspect.signature(kind).parameters})
+        known = set(inspect.signature(kind).parameters) - {"name"}
+        return kind(**{key: value for key, value in rate["config"].items() if key in known})
     return float(rate)
 
 

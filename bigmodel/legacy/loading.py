@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 from bigmodel.errors import DependencyError
@@ -44,7 +45,10 @@ def load_toolkit() -> Any:
     _ = tf.keras.layers
     before = os.environ.get(_SWITCH)
     try:
-        return _load("tensorflow_model_optimization", "tensorflow-model-optimization")
+        with warnings.catch_warnings():
+            # It asks for versions in a way that Python has given up: nothing that a caller could change.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _load("tensorflow_model_optimization", "tensorflow-model-optimization")
     finally:
         if before is None:
             os.environ.pop(_SWITCH, None)

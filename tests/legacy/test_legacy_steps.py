@@ -10,9 +10,11 @@ from tf_keras import layers
 
 import bigmodel as bm
 from bigmodel.config import ClusterConfig
-from bigmodel.errors import ArgumentError, ModelError
+from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import agreement
+from bigmodel.export.formats import FORMATS
 from bigmodel.legacy import network_in
+from bigmodel.legacy.files import deploy
 from bigmodel.legacy.shell import shell
 from bigmodel.legacy.steps import cluster, quantize_aware
 
@@ -91,13 +93,22 @@ def test_clusters_share_values_keep_zeros_and_survive_aware_training(pruned, dig
 
 
 def test_formats_of_a_float_network(network, digits, tmp_path):
-    wanted = bm.evaluate(network, digits.test).metric
-    sizes = {}
-    for name in ("float32", "float16", "dynamic_int8", "static_int8"):
-        path = bm.export_litert(network, tmp_path / f"{name}.tflite", format=name, data=digits)
-        assert bm.evaluate(path, digits.test, like=network).metric == pytest.approx(wanted, abs=0.01)
-        sizes[name] = path.stat().st_size
-    assert sizes["float32"] > 1.5 * sizes["float16"] > 1.5 * sizes["dynamic_int8"]
+    inside, (x, _) = shell(network), digits.train
+    names = ("dynamic_int8", "static_int8", "weight_only_int8")
+    orders = [(FORMATS[name], tmp_path / f"{name}.tflite") for name in names]
+    *files, refused = deploy(inside, orders, x[:200])
+    assert isinstance(refused, ConversionError)
+    for file in files:
+        assert agreement(bm.evaluate(network, digits.test), bm.evaluate(file.path, digits.test, like=network)) > 0.98
+        assert file.path.stat().st_size < 16_000  # of 9,072 weights, 320 of them biases and statistics
+
+
+@pytest.mark.slow
+def test_float16_of_a_float_network(network, digits, tmp_path):
+    path = bm.export_litert(network, tmp_path / "half.tflite", format="float16")
+    assert bm.evaluate(path, digits.test, like=network).metric == pytest.approx(
+        bm.evaluate(network, digits.test).metric, abs=0.005
+    )
 
 
 def test_an_integer_device_gets_integers(aware, tmp_path):
@@ -119,7 +130,7 @@ def test_the_same_seed_gives_the_same_network(digits):
         (lambda m, d: bm.prune(m, d, 0.5, ranking="global"), ArgumentError, "ranking='global'"),
         (lambda m, d: bm.quantize(m, d, 4), ModelError, "bits=4"),
         (lambda m, d: bm.quantize(m, d, bm.QuantizeConfig(activations="dynamic")), ArgumentError, "activations"),
-        (lambda m, d: bm.export_litert(m, "x.tflite", format="dynamic_int4"), bm.errors.ConversionError, "int4"),
+        (lambda m, d: bm.export_litert(m, "x.tflite", format="dynamic_int4"), ConversionError, "int4"),
         (lambda m, d: bm.compress_and_tune(m, d, quantize=4, verbose=0), ModelError, "bits=4"),
     ],
 )
