@@ -158,7 +158,8 @@ def simulated(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, 
 
 def _quantized(original: keras.layers.Layer, config: QuantizeConfig, skipped: list[Skipped]) -> keras.layers.Layer:
     """A copy of a layer that computes with quantized weights, as far as the table has rules for what is inside."""
-    layer, weights, ruled = copy_layer(original), {}, rules_of(original)
+    layer, ruled = copy_layer(original), rules_of(original)
+    weights: dict[str, WeightQuantization] = {}
     for path, (part, rule) in ruled.items():
         name = joined(original.name, path)
         # A caller thinks of an attention layer as one, but of a model of one's own as many.

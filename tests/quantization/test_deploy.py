@@ -15,7 +15,8 @@ from bigmodel.quantization.simulation import quantized_layers, range_layers, sim
 # One network of each kind of kernel; all of them, and all activations, run with -m slow.
 QUICK = (
     "mlp", "cnn", "depthwise_separable", "conv1d", "causal_dilated", "residual", "embedding", "lstm", "nested",
-    "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention", "cells",
+    "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention",
+    "cells",
 )  # fmt: skip
 SLOW = tuple(name for name in (*NETWORKS, *ACTIVATIONS) if name not in QUICK)
 

@@ -8,7 +8,6 @@ from keras import layers as L
 from small_networks import NETWORKS, chain, flat
 
 from bigmodel.config import QuantizeConfig
-from bigmodel.errors import ModelError
 from bigmodel.graph import walk
 from bigmodel.quantization import FakeQuantize, Quantized, is_simulation
 from bigmodel.quantization.rebuild import Point
@@ -186,7 +185,7 @@ def reasons(model, **config):
 
 def test_what_is_not_as_asked_is_said_with_its_reason():
     model = chain(
-        L.Conv2D(4, 3, name="a"), L.DepthwiseConv2D(3, name="b"), L.Flatten(), L.Reshape((64, 4)),
+        L.Conv2D(4, 3, name="a"), L.DepthwiseConv2D(3, name="b"), L.Flatten(), L.Reshape((36, 4)),
         L.LSTM(3, name="c"), L.SpectralNormalization(L.Dense(3), name="d"), L.Dense(2, name="e"), shape=(10, 10, 3),
     )  # fmt: skip
     found = reasons(model, bits=2, activations="dynamic", where=lambda layer: layer.name != "e")
@@ -195,6 +194,12 @@ def test_what_is_not_as_asked_is_said_with_its_reason():
     assert "no 2-bit DepthwiseConv2D" in found["b"] and "8 bits" in found["b"]
     assert "stays float" in found["d"] and "SpectralNormalization" in found["d"]
     assert "`where`" in found["e"]
+
+
+def test_kernels_inside_a_layer_stay_dynamic_in_a_static_file_and_that_is_said():
+    model = chain(L.LSTM(4, name="lstm"), L.Dense(2), shape=(5, 3))
+    assert "run time" in reasons(model, bits=8, activations="static")["lstm"]
+    assert reasons(model, bits=8, activations="dynamic") == reasons(model, bits=8, activations="float") == {}
 
 
 def test_a_bias_that_a_static_file_adds_apart_is_said():
