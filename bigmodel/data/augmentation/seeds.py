@@ -17,13 +17,13 @@ class Seeds(keras.random.SeedGenerator):
     """
 
     def __init__(self, base: tf.Tensor) -> None:  # Keras' own would make the variable.
-        self.base = base
+        self.key = tf.random.stateless_uniform([], base, None, None, tf.int64)
         self.draws = 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
         """Returns the seed of the next draw, an integer tensor of shape (2,)."""
         self.draws += 1
-        return tf.random.experimental.stateless_fold_in(self.base, self.draws)
+        return tf.stack([self.key, tf.constant(self.draws, tf.int64)])
 
     def uniform(self, shape: object, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
         """Draws float32 values from low to high."""
