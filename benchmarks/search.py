@@ -39,7 +39,7 @@ def network(data: tuple[np.ndarray, np.ndarray]) -> keras.Model:
     return model
 
 
-def run(model: keras.Model, data: Any, tuner: str, trials: int, seed: int) -> dict[str, Any]:
+def run(model: keras.Model, data: Any, tuner: Any, trials: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = bm.TuneConfig(trials, tuner=tuner, space=space, holdout=0.0)
         found = bm.tune(

@@ -63,8 +63,8 @@ class BudgetOracle(engine.oracle.Oracle):
     """Finds the smallest network that holds, by bisection over what is left of it, then trains there for longer.
 
     Short trainings part the shares on a geometric ladder into those that hold and those that do not; each rung leaves
-    1/sqrt(2) of the one above. A longer training usually saves one or two rungs more: the winner and the rungs below
-    it are trained for longer, downwards, until one does not hold.
+    1/sqrt(2) of the one above. A longer training usually saves a rung or two: the one below the smallest that held is
+    trained for longer, and from there on downwards until one does not hold, or upwards until one does.
 
     Args:
         clock: Says when the time is up.
@@ -107,7 +107,7 @@ class BudgetOracle(engine.oracle.Oracle):
         high = max(high, low + 1)
         if not long and high - low > 1:
             return (low + high) // 2, self.epochs
-        start = max(low, 0)
+        start = min(low + 1, len(self.ladder) - 1)
         rungs = sorted(long)
         if not rungs:
             return start, self.epochs * self.longer
