@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
+from bigmodel.augmenting import AugmentationStage
 from bigmodel.candidates import Figures, channel_budget
 from bigmodel.competition import Competition, Order
 from bigmodel.conclusion import Conclusion
-from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig
+from bigmodel.config import AugmentConfig, PruneConfig, QuantizeConfig, Target, TrainConfig, TuneConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model, primary_metric
@@ -40,13 +40,13 @@ from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
 from bigmodel.pruning.channels import CostModel
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training, simulated
 from bigmodel.quantization.allocation import told_bits, with_allotted_bits
+from bigmodel.quantization.observer_choice import best_observer
 from bigmodel.result import Result
 from bigmodel.searching import SearchStage
 from bigmodel.training import clone, prepare, pretrain
 
-# What candidates are judged on: at most so many samples of the validation split; of a stream at most so many bytes.
+# Candidates are judged on at most so many samples of the validation split.
 _JUDGED_SAMPLES = 10_000
-_JUDGED_BYTES = 500_000_000
 
 
 def compress_and_tune(
@@ -54,7 +54,7 @@ def compress_and_tune(
     data: Any,
     *,
     target: Target | None = None,
-    augment: Literal["auto"] | None = "auto",
+    augment: AugmentConfig | Sequence[str] | Literal["auto"] | None = "auto",
     tune: TuneConfig | int | Literal["auto"] | None = "auto",
     prune: PruneConfig | Sequence[PruneConfig] | float | Literal["auto"] | None = "auto",
     quantize: QuantizeConfig | int | Literal["auto"] | None = "auto",
@@ -74,7 +74,8 @@ def compress_and_tune(
         data: `(x, y)`, a `tf.data.Dataset`, `bigmodel.Data`, or any other form that `bigmodel.as_data` takes. Of x
             alone the model's own outputs are the labels, and the metric is the agreement with them.
         target: Bounds and order of the candidates; `None`: at most 0.01 below the float file.
-        augment: "auto" or `None`; this version augments nothing, and the report says so.
+        augment: An `AugmentConfig` or names of transforms: what the steps that train do to their samples. "auto": what
+            fits the kind of the data, but for what hurts in short trainings. `None`: off.
         tune: A `TuneConfig` or a number of trials: compression is searched, within what else was ordered. "auto": where
             nothing was ordered and the network is neither tiny nor long to train, a few trials look for the smallest
             network within the bounds. `None`: off.
@@ -155,6 +156,7 @@ class _Run:
         self.competition = Competition(
             self.journal, self.judged, self.models, self.metric, self.stages, self.plan.target.runtime
         )
+        self.augmentation = AugmentationStage(self.plan, self.data, self.journal, self.stages, self.seed)
         self.steps: list[Figures] = []
         self.trials: Sequence[Mapping[str, Any]] = ()
         self.skipped: dict[tuple[str, str, str], Figures] = {}
@@ -180,7 +182,8 @@ class _Run:
             self.model, self.data, self.plan, self.journal, self.models, self.competition, self.stages, self.seed,
             self.keeps_files, self.trials,
         )  # fmt: skip
-        conclusion.write(choice, self.steps, list(self.skipped.values()), self.notes)
+        notes = (*self.notes, *self.augmentation.notes)
+        conclusion.write(choice, [*self.augmentation.steps, *self.steps], list(self.skipped.values()), notes)
         if not self.keeps_files:
             for name in ("candidates", "checkpoints", "tuning"):
                 shutil.rmtree(self.journal.path(name), ignore_errors=True)
@@ -261,7 +264,12 @@ class _Run:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
             made = clone(self.model)
             told = pretrain(
-                made, self.data, self.plan.train, callbacks=callbacks, seed=self.seed, checkpoint=checkpoint
+                made,
+                self.augmentation.ordered_data(made),
+                self.plan.train,
+                callbacks=callbacks,
+                seed=self.seed,
+                checkpoint=checkpoint,
             )
             return made, {"epochs": told.epochs}
 
@@ -278,7 +286,7 @@ class _Run:
     def _prune(self, model: keras.Model, config: PruneConfig, name: str) -> keras.Model:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
             made = prune_model(
-                model, self.data, config, train=self.plan.train, seed=self.seed,
+                model, self.augmentation.training_data(model), config, train=self.plan.train, seed=self.seed,
                 callbacks=[*callbacks, *([KeepZeros()] if config.granularity == "channel" else [])],
                 checkpoint=checkpoint,
             )  # fmt: skip
@@ -293,7 +301,7 @@ class _Run:
     def _searched(self, network: keras.Model) -> bool:
         """Searches where it was ordered or may pay, and enters the files of what was found; says whether it did."""
         found = SearchStage(
-            self.plan, self.data, self.journal, self.competition, self.stages, self.seed, self.callbacks
+            self.plan, self.augmentation, self.journal, self.competition, self.stages, self.seed, self.callbacks
         ).run(network)
         self.notes = (*self.notes, *found.notes)
         if found.tuned is None:
@@ -374,7 +382,8 @@ class _Run:
     def _aware(self, network: keras.Model, config: QuantizeConfig, done: tuple[str, ...]) -> keras.Model:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
             simulation, skipped = quantize_aware(
-                network, self.data, _weights_of(config), train=self.plan.train, seed=self.seed,
+                network, self.augmentation.training_data(network), _weights_of(config), train=self.plan.train,
+                seed=self.seed,
                 callbacks=[*callbacks, KeepZeros(), KeepClusters()], checkpoint=checkpoint,
             )  # fmt: skip
             return simulation, {
@@ -391,7 +400,14 @@ class _Run:
     def _deployed(self, simulation: keras.Model, done: tuple[str, ...], formats: Sequence[Any]) -> list[Figures]:
         assert self.data.calibration is not None
         samples, _, _ = self.data.calibration.arrays()
-        return self.competition.enter(done, formats, lambda orders: deploy(simulation, orders, samples))
+
+        def write(orders: Sequence[Order]) -> list[Deployed | ConversionError]:
+            observer = getattr(self.plan.quantize, "observer", "auto")
+            if observer in ("auto", "learned") and any(format_.activations == "static" for format_, _ in orders):
+                observer, _ = best_observer(simulation, samples)
+            return deploy(simulation, orders, samples, observer=observer)
+
+        return self.competition.enter(done, formats, write)
 
     def _within(self, row: Figures) -> bool:
         return row["status"] != "failed" and row["metric_drop"] <= self.plan.target.max_drop
@@ -403,12 +419,8 @@ class _Run:
 
 
 def _judged(split: Split, seed: int) -> Split:
-    count = _JUDGED_SAMPLES
-    if not split.in_memory:
-        parts = (part for part in split.sample(1).arrays() if part is not None)
-        one = sum(np.asarray(leaf).nbytes for part in parts for leaf in keras.tree.flatten(part))
-        count = max(1, min(count, _JUDGED_BYTES // one))
-    return split.sample(count, seed=seed)
+    """The samples that candidates are judged on: of a stream the first ones, which are read again each time."""
+    return split.sample(_JUDGED_SAMPLES, seed=seed) if split.in_memory else split.head(_JUDGED_SAMPLES)
 
 
 def _order_of(config: PruneConfig) -> Figures:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import keras
 
 from bigmodel.config import (
+    AugmentConfig,
     Config,
     PruneConfig,
     QuantizeConfig,
@@ -31,6 +32,7 @@ class Plan:
         train: How steps train.
         prunes: Prunings in order.
         quantize: A config where bits were ordered; "auto"; or `None`, where only the storage may change.
+        augment: How training samples are varied; "auto": as is found to help; or `None`.
         tune: What is searched; "auto": where it may pay and nothing was ordered; or `None`.
         prune_is_auto: Whether pruning was left to the library.
         may_remove_channels: Whether channels may go where the target asks for a size or a latency.
@@ -41,6 +43,7 @@ class Plan:
     train: TrainConfig
     prunes: tuple[PruneConfig, ...]
     quantize: QuantizeConfig | Literal["auto"] | None
+    augment: AugmentConfig | Literal["auto"] | None
     tune: TuneConfig | Literal["auto"] | None
     prune_is_auto: bool
     may_remove_channels: bool
@@ -54,7 +57,7 @@ class Plan:
             ArgumentError: A value is out of range, contradicts another, or asks for what this version does not do.
             ArgumentTypeError: A value is of a type that can't be used.
         """
-        notes = _not_done("augment", augment)
+        notes = []
         target, is_auto = _of_type(target, Target, "target"), isinstance(prune, str) and prune == "auto"
         asks = target.size is not None or target.latency_ms is not None
         if is_auto and not asks:
@@ -64,6 +67,7 @@ class Plan:
             train=_of_type(train, TrainConfig, "train"),
             prunes=_prunes(prune),
             quantize=_sized(resolve_quantize(quantize), target),
+            augment=_augmentation(augment),
             tune=resolve(tune, TuneConfig, "max_trials"),
             prune_is_auto=is_auto,
             may_remove_channels=is_auto and asks,
@@ -110,21 +114,15 @@ class Plan:
             "train": named(self.train),
             "prune": [named(config) for config in self.prunes] or self.may_remove_channels,
             "quantize": named(self.quantize) if isinstance(self.quantize, QuantizeConfig) else self.quantize,
+            "augment": named(self.augment) if isinstance(self.augment, AugmentConfig) else self.augment,
             "tune": named(self.tune) if isinstance(self.tune, TuneConfig) else self.tune,
         }
 
 
-def _not_done(name: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str) and value == "auto":
-        return [f"{name}='auto': this version has no such step, nothing was done"]
-    raise ArgumentError(
-        f"{name} can't be ordered.",
-        received=f"{name}={describe(value)}",
-        expected="'auto' or None: this version does no such step",
-        fix=f"Leave {name} out.",
-    )
+def _augmentation(value: Any) -> AugmentConfig | Literal["auto"] | None:
+    if isinstance(value, (list, tuple, Mapping)):
+        return AugmentConfig(value)  # type: ignore[arg-type]
+    return resolve(value, AugmentConfig, "strength")
 
 
 def _sized(

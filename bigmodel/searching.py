@@ -16,10 +16,10 @@ from typing import Any
 
 import keras
 
+from bigmodel.augmenting import AugmentationStage
 from bigmodel.candidates import SLOWER_ALLOWED
 from bigmodel.competition import Competition
 from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig, resolve
-from bigmodel.data import Data
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, ModelError, describe
 from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.identity import identity_of
@@ -161,7 +161,8 @@ def _shown(stages: Stages) -> Callable[[Row, Row | None], Any]:
     """Shows each trial, and the best so far."""
 
     def watch(row: Row, best: Row | None) -> None:
-        stages.say(f"    trial {told(row)}" + ("" if best is None else f"; best so far: {told(best)}"))
+        so_far = "" if best is None else f"; best so far: {best['trial']} with {best['score']:.4g}"
+        stages.say(f"    trial {told(row)}{so_far}")
 
     return watch
 
@@ -201,7 +202,7 @@ class SearchStage:
 
     Args:
         plan: The orders.
-        data: The run's splits.
+        augmentation: Gives the run's splits.
         journal: The run's journal.
         competition: The files that compete so far, their latencies measured.
         stages: Shows what goes on.
@@ -210,7 +211,7 @@ class SearchStage:
     """
 
     plan: Plan
-    data: Data
+    augmentation: AugmentationStage
     journal: Journal
     competition: Competition
     stages: Stages
@@ -257,8 +258,9 @@ class SearchStage:
         config = plan.tune if isinstance(plan.tune, TuneConfig) else TuneConfig()
         with self.stages.stage("search") as stage:
             tuned = tune_model(
-                network, self.data, config, target=plan.target, train=plan.train, seed=self.seed,
-                directory=self.journal.path("tuning"), callbacks=[*self.callbacks, *keeping], options=options,
+                network, self.augmentation.training_data(network), config, target=plan.target, train=plan.train,
+                seed=self.seed, directory=self.journal.path("tuning"), callbacks=[*self.callbacks, *keeping],
+                options=options,
             )  # fmt: skip
             held = "the best" if tuned.target_met else "none holds, the nearest"
             stage.outcome = f"{len(tuned.trials)} trials; {held}: {tuned.objective} {tuned.value:.4g}"
@@ -298,11 +300,13 @@ class SearchStage:
             return "the compression was ordered"
         if train.epochs == 0:
             return "there is no training (epochs=0)"
-        if self.data.validation is None:
+        if self.augmentation.data.validation is None:
             return "there is no validation split"
         if baseline["size_bytes"] < _LEAST_BYTES:
             return f"the float file has {baseline['size_bytes']:,} bytes, many of which are not weights"
-        work = float(baseline["macs"]) * (self.data.train.size or math.inf) * train.epochs * _EPOCHS_OF_LADDER
+        work = (
+            float(baseline["macs"]) * (self.augmentation.data.train.size or math.inf) * train.epochs * _EPOCHS_OF_LADDER
+        )
         if work > _MOST_MACS:
             return f"its trainings would take about {work:.0e} multiply-accumulates; tune=20 orders it"
         return ""

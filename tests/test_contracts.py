@@ -25,7 +25,14 @@ CONFIGS = {name: value for name, value in PUBLIC.items() if isinstance(value, ty
 
 # One row for each config: values that differ from the defaults, for fields that JSON can carry and that go together.
 VALUES: dict[str, dict[str, Any]] = {
-    "Target": {"max_drop": 0.002, "size": 1000, "latency_ms": 0.5, "optimize": "size"},
+    "Target": {
+        "max_drop": 0.002,
+        "size": 1000,
+        "latency_ms": 0.5,
+        "optimize": "size",
+        "threads": 4,
+        "delegate": None,
+    },
     "TuneConfig": {
         "max_trials": 3,
         "tuner": "random",
@@ -83,6 +90,8 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "size": [0, -1, 1.5, "big", True],
         "latency_ms": [0, -1.0, "1", True, math.nan],
         "optimize": ["fast", None],
+        "threads": [0, 1.5, *NOT_A_NUMBER],
+        "delegate": ["gpu", 3],
     },
     "TrainConfig": {
         "epochs": [-1, 1.5, *NOT_A_NUMBER],

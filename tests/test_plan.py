@@ -93,7 +93,8 @@ def test_what_is_no_pruning_is_refused(prune):
         ({"tune": 0}, "TuneConfig.max_trials"),
         ({"tune": "many"}, "TuneConfig"),
         ({"tune": 20, "quantize": "mixed"}, "The orders contradict each other."),
-        ({"augment": "flip"}, "augment can't be ordered"),
+        ({"augment": "flip"}, "AugmentConfig"),
+        ({"augment": ["flip"]}, "AugmentConfig.transforms"),
         ({"target": 0.01}, "target can't be used"),
         ({"train": 5}, "train can't be used"),
         (
@@ -109,9 +110,23 @@ def test_an_order_that_can_not_be_followed_is_refused_in_three_parts(orders, say
     assert caught.value.received and caught.value.expected and caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("augment", "transforms"),
+    [
+        (["noise"], ("noise",)),
+        (("mixup", "noise"), ("mixup", "noise")),
+        ({"noise": 0.3}, {"noise": 0.3}),
+        (0.5, "auto"),
+    ],
+)
+def test_shorthands_of_an_augmentation(augment, transforms):
+    config = plan(augment=augment).augment
+    assert config.transforms == transforms and config.strength == (0.5 if augment == 0.5 else 1.0)
+
+
 def test_what_was_left_open_is_told():
     notes = plan(augment="auto", tune="auto", prune="auto").notes
-    assert [note.split("=")[0] for note in notes] == ["augment", "tune", "prune"]
+    assert [note.split("=")[0] for note in notes] == ["prune"]
     assert plan().notes == ()
 
 

@@ -110,7 +110,7 @@ def resolve(value: object, config: type[_Config], number: str) -> _Config | Lite
 
     Example:
         >>> from bigmodel.config import PruneConfig
-    >>> resolve(0.5, PruneConfig, "sparsity").sparsity
+        >>> resolve(0.5, PruneConfig, "sparsity").sparsity
         0.5
     """
     if value is None or isinstance(value, config):

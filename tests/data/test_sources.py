@@ -264,3 +264,24 @@ def test_what_is_no_data_is_refused(source):
 )
 def test_a_batch_is_told_from_a_sample(shapes, inputs, expected):
     assert is_batched(shapes, inputs) is expected
+
+
+def test_the_head_of_a_stream_stays_on_the_stream_and_that_of_arrays_is_all_of_them():
+    x = np.arange(100, dtype="float32").reshape(50, 2)
+    read = []
+
+    def samples():
+        for row in x:
+            read.append(row)
+            yield row, 0
+
+    spec = (tf.TensorSpec((2,), tf.float32), tf.TensorSpec((), tf.int32))
+    stream = tf.data.Dataset.from_generator(samples, output_signature=spec).batch(8)
+    train = as_data(Data(train=stream), validation_fraction=0, test_fraction=0).train
+    head = train.head(20)
+    read.clear()
+    assert not head.in_memory
+    assert np.array_equal(np.concatenate([batch[0] for batch in head.batches()]), x[:24])
+    assert 24 <= len(read) < 50
+    whole = as_data(Data(train=(x, np.zeros(50)))).train
+    assert whole.head(20) is whole

@@ -1,0 +1,93 @@
+"""The augmentation of a run: decided when the first step that trains asks for data, and kept in the journal."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import keras
+
+from bigmodel.config import AugmentConfig
+from bigmodel.data import Data
+from bigmodel.data.augmentation import augment
+from bigmodel.errors import ModelError
+from bigmodel.journal import Journal
+from bigmodel.plan import Plan
+from bigmodel.progress import Stages
+from bigmodel.training import choose_augmentation
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass
+class AugmentationStage:
+    """What the steps of a run train on.
+
+    Args:
+        plan: The orders.
+        data: The run's splits.
+        journal: The run's journal.
+        stages: Shows what goes on.
+        seed: The run's seed.
+    """
+
+    plan: Plan
+    data: Data
+    journal: Journal
+    stages: Stages
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.steps: list[Row] = []
+        self._notes: tuple[str, ...] = ()
+        self._varied: Data | None = None
+
+    def training_data(self, network: keras.Model) -> Data:
+        """Returns the splits, with the train split varied as it was ordered or, with "auto", as was found to help.
+
+        Args:
+            network: The compiled network of the first step that trains: "auto" is measured on it, once.
+        """
+        if self.plan.augment is None:
+            return self.data
+        if self._varied is None:
+            config = self._chosen(network) if self.plan.augment == "auto" else self.plan.augment
+            self._varied = augment(self.data, config, seed=self.seed, model=network) if config.transforms else self.data
+            self._notes += tuple(note for note in self._varied.notes if note not in self.data.notes)
+        return self._varied
+
+    def ordered_data(self, network: keras.Model) -> Data:
+        """Returns what an untrained network trains on: nothing can be measured on it, so that only an order counts."""
+        return self.data if self.plan.augment == "auto" else self.training_data(network)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know."""
+        if self.plan.augment is None or self._varied is not None:
+            return self._notes
+        return ("augment: no step trained on the data, so that nothing was varied",)
+
+    def _chosen(self, network: keras.Model) -> AugmentConfig:
+        if self.data.validation is None:
+            self._notes = ("augment='auto': nothing was varied, as there is no validation split to judge by",)
+            return AugmentConfig(())
+        with self.stages.stage("augmentation") as stage:
+            told = self.journal.once("step augment", lambda: self._measured(network))
+            stage.outcome = ", ".join(told["transforms"]) or "none"
+        self.steps.append({key: value for key, value in told.items() if key != "notes"})
+        self._notes = tuple(told["notes"])
+        return AugmentConfig(tuple(told["transforms"]))
+
+    def _measured(self, network: keras.Model) -> Row:
+        started = time.perf_counter()
+        row: Row = {"name": "augment", "transforms": [], "notes": []}
+        try:
+            choice = choose_augmentation(network, self.data, AugmentConfig(), train=self.plan.train, seed=self.seed)
+        except ModelError as error:
+            return {**row, "notes": [f"augment='auto': nothing was varied: {error.problem}"]}
+        kept = list(choice.config.transforms)
+        if choice.scores:
+            row["metric_before"] = choice.scores["none"].metric
+            row["metric_after"] = choice.scores[" + ".join(kept) or "none"].metric
+        return {**row, "transforms": kept, "notes": list(choice.notes), "seconds": time.perf_counter() - started}
