@@ -68,9 +68,9 @@ def _model_of(model_or_path: Any) -> Any:
             expected="a tf_keras model, or the path of one that Keras 2 saved",
             fix="A Keras 3 model is one already; it needs no translation.",
         )
-    path = Path(model_or_path)
+    path, keras2 = Path(model_or_path), load_tf_keras()
     try:
-        return load_tf_keras().models.load_model(path)
+        return keras2.models.load_model(path)
     except Exception as error:  # tf_keras raises whatever its readers of three formats raise
         raise ModelError(
             "The file can't be read by tf_keras.",
