@@ -1,0 +1,316 @@
+"""The tools that are compared, each as its own documentation says: from a trained float network to a .tflite file.
+
+Every method runs in a process of its own, `python -m benchmarks.compare.methods NAME ...`: tfmot changes what
+`tf.keras` is for the whole process, and a converter that crashes takes nobody along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VALIDATION = 6_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a method gets.
+
+    Args:
+        model: Path of the float network, saved by Keras 3.
+        data: Path of an .npz with x_train, y_train, x_test and y_test, as the network takes them.
+        out: The .tflite to write.
+        epochs: Epochs that a method that trains may train.
+        seed: The seed.
+    """
+
+    model: Path
+    data: Path
+    out: Path
+    epochs: int
+    seed: int
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the training samples and labels."""
+        with np.load(self.data) as file:
+            return file["x_train"], file["y_train"]
+
+    def calibration(self) -> np.ndarray:
+        """Returns some training samples."""
+        return self.arrays()[0][:500]
+
+
+# --- bigmodel -----------------------------------------------------------------------------------------------------
+
+
+def _bigmodel(job: Job, **orders: Any) -> None:
+    import keras
+
+    import bigmodel as bm
+
+    model = keras.models.load_model(job.model)
+    x, y = job.arrays()
+    data = bm.Data(train=(x[:-VALIDATION], y[:-VALIDATION]), validation=(x[-VALIDATION:], y[-VALIDATION:]))
+    orders = {"train": bm.TrainConfig(epochs=job.epochs), **orders}
+    result = bm.compress_and_tune(model, data, seed=job.seed, verbose=0, **orders)
+    shutil.copyfile(result.litert_path, job.out)
+
+
+def bigmodel_default(job: Job) -> None:
+    _bigmodel(job)
+
+
+def bigmodel_int8(job: Job) -> None:
+    _bigmodel(job, quantize=8)
+
+
+def bigmodel_int4(job: Job) -> None:
+    _bigmodel(job, quantize=4)
+
+
+def bigmodel_pruned_int8(job: Job) -> None:
+    _bigmodel(job, prune=0.8, quantize=8)
+
+
+def bigmodel_channels_int8(job: Job) -> None:
+    import bigmodel as bm
+
+    _bigmodel(job, prune=bm.PruneConfig(sparsity=0.5, granularity="channel", round_to=8), quantize=8)
+
+
+def bigmodel_channels_int4(job: Job) -> None:
+    import bigmodel as bm
+
+    quantize = bm.QuantizeConfig(bits=4, method="aware")
+    _bigmodel(job, prune=bm.PruneConfig(sparsity=0.5, granularity="channel"), quantize=quantize)
+
+
+# --- tensorflow-model-optimization ----------------------------------------------------------------------------------
+
+
+def _twin(job: Job) -> Any:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    from benchmarks.compare.twins import twin
+
+    return twin(job.model)
+
+
+def _trained(job: Job, model: Any, callbacks: Any = ()) -> Any:
+    import tf_keras
+
+    x, y = job.arrays()
+    tf_keras.utils.set_random_seed(job.seed)
+    model.compile(tf_keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x[:-VALIDATION], y[:-VALIDATION], batch_size=128, epochs=job.epochs, callbacks=list(callbacks), verbose=0)
+    return model
+
+
+def _pruned(job: Job) -> Any:
+    """80 % of each kernel, by the polynomial schedule of tfmot's guide; stripped."""
+    import tensorflow_model_optimization as tfmot
+
+    steps = job.epochs * -(-(len(job.arrays()[0]) - VALIDATION) // 128)
+    schedule = tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, begin_step=0, end_step=steps * 2 // 3)
+    wrapped = tfmot.sparsity.keras.prune_low_magnitude(_twin(job), schedule)
+    return tfmot.sparsity.keras.strip_pruning(_trained(job, wrapped, [tfmot.sparsity.keras.UpdatePruningStep()]))
+
+
+def _clustered(job: Job) -> Any:
+    import tensorflow_model_optimization as tfmot
+
+    centroids = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+    wrapped = tfmot.clustering.keras.cluster_weights(
+        _twin(job), number_of_clusters=16, cluster_centroids_init=centroids
+    )
+    return tfmot.clustering.keras.strip_clustering(_trained(job, wrapped))
+
+
+def _aware(job: Job, model: Any, scheme: Any = None) -> None:
+    import tensorflow_model_optimization as tfmot
+
+    if scheme is None:
+        aware = tfmot.quantization.keras.quantize_model(model)
+    else:
+        annotated = tfmot.quantization.keras.quantize_annotate_model(model)
+        aware = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    job.out.write_bytes(_legacy_converter(_trained(job, aware)).convert())
+
+
+def _legacy_converter(model: Any) -> Any:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter
+
+
+def tfmot_qat(job: Job) -> None:
+    _aware(job, _twin(job))
+
+
+def tfmot_pruned_qat(job: Job) -> None:
+    model = _pruned(job)
+    import tensorflow_model_optimization as tfmot
+
+    _aware(job, model, tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme())
+
+
+def tfmot_clustered_qat(job: Job) -> None:
+    model = _clustered(job)
+    import tensorflow_model_optimization as tfmot
+
+    _aware(job, model, tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme())
+
+
+# --- TensorFlow's converter -----------------------------------------------------------------------------------------
+
+
+def _converter(job: Job) -> Any:
+    import keras
+    import tensorflow as tf
+
+    folder = tempfile.mkdtemp()
+    keras.models.load_model(job.model).export(folder, verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter
+
+
+def converter_dynamic(job: Job) -> None:
+    job.out.write_bytes(_converter(job).convert())
+
+
+def converter_float16(job: Job) -> None:
+    import tensorflow as tf
+
+    converter = _converter(job)
+    converter.target_spec.supported_types = [tf.float16]
+    job.out.write_bytes(converter.convert())
+
+
+def converter_full_int8(job: Job) -> None:
+    import tensorflow as tf
+
+    samples = job.calibration()
+    converter = _converter(job)
+    converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+    job.out.write_bytes(converter.convert())
+
+
+# --- ai-edge-quantizer ----------------------------------------------------------------------------------------------
+
+
+def _edge(job: Job, recipe: str, calibrates: bool = False) -> None:
+    import tensorflow as tf
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import recipe as recipes
+
+    converter = _converter(job)
+    converter.optimizations = []
+    path = job.out.with_suffix(".float")
+    path.write_bytes(converter.convert())
+    work = quantizer.Quantizer(str(path), getattr(recipes, recipe)())
+    result = None
+    if calibrates:
+        (name,) = tf.lite.Interpreter(str(path)).get_signature_list()
+        (key,) = tf.lite.Interpreter(str(path)).get_signature_list()[name]["inputs"]
+        result = work.calibrate({name: [{key: sample[None]} for sample in job.calibration()]})
+    job.out.write_bytes(work.quantize(result).quantized_model)
+    path.unlink()
+
+
+def edge_dynamic_int8(job: Job) -> None:
+    _edge(job, "dynamic_wi8_afp32")
+
+
+def edge_dynamic_int4(job: Job) -> None:
+    _edge(job, "dynamic_wi4_afp32")
+
+
+def edge_weight_only_int8(job: Job) -> None:
+    _edge(job, "weight_only_wi8_afp32")
+
+
+def edge_weight_only_int4(job: Job) -> None:
+    _edge(job, "weight_only_wi4_afp32")
+
+
+def edge_static_int8(job: Job) -> None:
+    _edge(job, "static_wi8_ai8", calibrates=True)
+
+
+# --- Keras' own quantization ----------------------------------------------------------------------------------------
+
+
+def _keras(job: Job, mode: str) -> None:
+    import keras
+
+    model = keras.models.load_model(job.model)
+    model.quantize(mode)
+    model.export(str(job.out), format="litert", verbose=False)
+
+
+def keras_int8(job: Job) -> None:
+    _keras(job, "int8")
+
+
+def keras_int4(job: Job) -> None:
+    _keras(job, "int4")
+
+
+# --- the baseline ---------------------------------------------------------------------------------------------------
+
+
+def float32(job: Job) -> None:
+    converter = _converter(job)
+    converter.optimizations = []
+    job.out.write_bytes(converter.convert())
+
+
+METHODS: dict[str, Callable[[Job], None]] = {
+    "float32": float32,
+    "bigmodel: default": bigmodel_default,
+    "bigmodel: 8 bits": bigmodel_int8,
+    "bigmodel: 4 bits": bigmodel_int4,
+    "bigmodel: 80 % zeros, 8 bits": bigmodel_pruned_int8,
+    "bigmodel: half the channels, 8 bits": bigmodel_channels_int8,
+    "bigmodel: half the channels, 4 bits": bigmodel_channels_int4,
+    "tfmot: QAT": tfmot_qat,
+    "tfmot: 80 % zeros, QAT": tfmot_pruned_qat,
+    "tfmot: 16 clusters, QAT": tfmot_clustered_qat,
+    "converter: float16": converter_float16,
+    "converter: dynamic int8": converter_dynamic,
+    "converter: full int8": converter_full_int8,
+    "ai-edge-quantizer: dynamic int8": edge_dynamic_int8,
+    "ai-edge-quantizer: dynamic int4": edge_dynamic_int4,
+    "ai-edge-quantizer: weight-only int8": edge_weight_only_int8,
+    "ai-edge-quantizer: weight-only int4": edge_weight_only_int4,
+    "ai-edge-quantizer: static int8": edge_static_int8,
+    "Keras: int8": keras_int8,
+    "Keras: int4": keras_int4,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=METHODS)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    options = parser.parse_args()
+    METHODS[options.name](Job(options.model, options.data, options.out, options.epochs, options.seed))
+
+
+if __name__ == "__main__":
+    main()
