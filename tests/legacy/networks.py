@@ -49,7 +49,7 @@ def digits_network(seed: int = 0) -> Any:
     image = tf_keras.Input((8, 8, 1), name="image")
     y = layers.Flatten(name="flat")(inner(image))
     y = layers.Dropout(0.1, name="drop")(layers.Dense(32, activation="relu", name="dense")(y))
-    model = tf_keras.Model(image, layers.Dense(10, name="head")(y * 1.5), name="digits")
+    model = tf_keras.Model(image, layers.Dense(10, name="head")(y) * 1.5, name="digits")
     model.compile(
         tf_keras.optimizers.Adam(2e-3),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -16,6 +16,8 @@ class Count(tf_keras.callbacks.Callback):
 
 
 ORDERS = {
+    "augment": None,
+    "tune": None,
     "prune": 0.75,
     "quantize": bm.QuantizeConfig(method="aware"),
     "train": bm.TrainConfig(epochs=2, batch_size=64),
