@@ -22,6 +22,8 @@ from bigmodel.config import (
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ModelError, describe
 from bigmodel.export.formats import FORMATS, Format, format_of
 
+NOTHING_PRUNED = "prune='auto': the target asks for no size or latency, so that nothing was pruned"
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -60,8 +62,8 @@ class Plan:
         notes = []
         target, is_auto = _of_type(target, Target, "target"), isinstance(prune, str) and prune == "auto"
         asks = target.size is not None or target.latency_ms is not None
-        if is_auto and not asks:
-            notes.append("prune='auto': the target asks for no size or latency, so that nothing was pruned")
+        if is_auto and not asks and tune is None:  # a search removes channels where they are not missed
+            notes.append(NOTHING_PRUNED)
         plan = cls(
             target=target,
             train=_of_type(train, TrainConfig, "train"),

@@ -25,7 +25,7 @@ from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.identity import identity_of
 from bigmodel.journal import Journal, alone
 from bigmodel.own_parts import own_parts_of
-from bigmodel.plan import Plan, check_call, named
+from bigmodel.plan import NOTHING_PRUNED, Plan, check_call, named
 from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepClusters, KeepZeros
 from bigmodel.training import prepare
@@ -229,7 +229,8 @@ class SearchStage:
         is_ordered = isinstance(self.plan.tune, TuneConfig)
         reason = "" if is_ordered else self._reason_not_to(network)
         if reason:
-            return Found(None, (f"tune='auto': nothing was searched, as {reason}",))
+            pruned = () if self.plan.may_remove_channels or not self.plan.prune_is_auto else (NOTHING_PRUNED,)
+            return Found(None, (f"tune='auto': nothing was searched, as {reason}", *pruned))
         started = time.perf_counter()
         try:
             tuned = self._search(network, is_ordered)

@@ -125,7 +125,7 @@ def test_shorthands_of_an_augmentation(augment, transforms):
 
 
 def test_what_was_left_open_is_told():
-    notes = plan(augment="auto", tune="auto", prune="auto").notes
+    notes = plan(augment="auto", prune="auto").notes
     assert [note.split("=")[0] for note in notes] == ["prune"]
     assert plan().notes == ()
 

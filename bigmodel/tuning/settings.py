@@ -69,9 +69,10 @@ def train_config(train: TrainConfig, values: Mapping[str, Any], *, times: int = 
     return dataclasses.replace(train, epochs=times * int(values.get("epochs", train.epochs)), **own)
 
 
-def trains_anew(values: Mapping[str, Any]) -> bool:
-    """Says whether the values ask for a training of the whole network."""
-    return any(name in values for name in TRAINING)
+def trains_whole(values: Mapping[str, Any]) -> bool:
+    """Says whether the whole network trains before anything is compressed: if that is asked for, or all that is."""
+    compresses = {"channels", "sparsity", "bits"} & set(values)
+    return not compresses or any(name in values for name in TRAINING)
 
 
 def trained(

@@ -33,7 +33,7 @@ from bigmodel.tuning.settings import (
     quantize_config,
     train_config,
     trained,
-    trains_anew,
+    trains_whole,
     zeros_config,
 )
 
@@ -186,7 +186,7 @@ class Bench:
         train = train_config(self.train, values, times=times)
         callbacks = [*self.callbacks, limits]
         made = self.model if network is None else network
-        if network is not None or trains_anew(values):
+        if network is not None or trains_whole(values):
             made = self._checked(trained(made, self.data, values, train, callbacks=callbacks, seed=self.seed), limits)
         channels, zeros = channels_config(made, values), zeros_config(values)
         bits = quantize_config(values, self.quantize)
