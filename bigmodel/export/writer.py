@@ -87,7 +87,8 @@ class _Source:
                     break
         self.range_of_tensor = integer_ops.spread(self.model, self.range_of_tensor)
         weights = {place["tensor"] for place in self.placed}
-        self.not_integer |= integer_ops.not_integer(self.model, self.range_of_tensor, weights)
+        if ranges:  # without any, no simulation is there to agree with
+            self.not_integer |= integer_ops.not_integer(self.model, self.range_of_tensor, weights)
         for name, values in float_tensors(self.path, inputs):
             self.range_of_tensor.setdefault(name, (float(values.min(initial=0.0)), float(values.max(initial=0.0))))
 
