@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bigmodel.report import Record
+from bigmodel.report.figures import metric_bound, metric_text, reference_metric
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def record() -> Record:
 def test_the_text_lists_every_trial_with_its_values_and_its_end(record: Record) -> None:
     text = " ".join(record.to_text(width=120).split())
     assert "Search (3 trials)" in text
-    assert "0000 0.8601 16.6 KB" in text and "bits 4, channels 0.125: holds on the fold set aside" in text
+    assert "0000 0.8601 16.6 kB" in text and "bits 4, channels 0.125: holds on the fold set aside" in text
     assert "accuracy: 0.1883 worse while it trained" in text
 
 
@@ -27,7 +28,8 @@ def test_the_page_draws_size_against_metric_with_the_bound(record: Record) -> No
     page = record.to_html()
     section = page[page.index("Search: 3 trials") : page.index("<h2>Steps")]
     assert len(re.findall(r"<(?:circle|path) class=\"dot", section)) == 2  # the stopped trial has no file
-    assert 'class="dot here"' in section and "bound 0.8545" in section
+    bound = metric_bound(record, reference_metric(record))
+    assert 'class="dot here"' in section and f"bound {metric_text(bound)}" in section
     assert section.count("<tr>") == 1 + 3
 
 
