@@ -16,8 +16,8 @@ from bigmodel.export import quantized
 from bigmodel.export.child import run_batch
 from bigmodel.export.float import export_floats
 from bigmodel.export.formats import FORMATS, Grid, Range
-from bigmodel.export.quantized import write_files
 from bigmodel.export.placement import stored_codes
+from bigmodel.export.quantized import write_files
 from bigmodel.litert import LiteModel
 
 RNG = np.random.default_rng(0)
