@@ -179,6 +179,9 @@ def _quantized(original: keras.layers.Layer, config: QuantizeConfig, skipped: li
         return layer
     learned = config.method == "aware" and config.clipping == "learned"
     how = _input_quantizations(layer, weights, config.activations)
+    if config.activations == "static" and how["inner"]:
+        reason = "the kernels inside find the ranges of their inputs at run time, in a static file too"
+        skipped.append(Skipped(original.name, "quantize", reason))
     return Quantized(layer, weights=weights, learned=learned, **how)
 
 
@@ -190,6 +193,8 @@ def _left_float(layer: keras.layers.Layer, known: set[int]) -> Iterator[Skipped]
     if any(len(variable.shape) > 1 and id(variable) not in inside for variable in layer.weights):
         kind = type(layer).__name__
         yield Skipped(layer.name, "quantize", f"{kind} has no quantized simulation: it stays float")
+    if isinstance(layer, keras.layers.SpectralNormalization):
+        return
     for _, inner in inner_layers(layer):
         yield from _left_float(inner, known)
 

@@ -202,12 +202,6 @@ def test_kernels_inside_a_layer_stay_dynamic_in_a_static_file_and_that_is_said()
     assert reasons(model, bits=8, activations="dynamic") == reasons(model, bits=8, activations="float") == {}
 
 
-def test_a_bias_that_a_static_file_adds_apart_is_said():
-    model = chain(L.Dense(4, name="many"), L.Flatten(), L.Dense(2, name="one"), shape=(5, 3))
-    assert set(reasons(model, bits=8, activations="static")) == {"many"}
-    assert reasons(model, bits=8, activations="dynamic") == {}
-
-
 def test_where_sees_the_layers_of_the_canonical_model():
     model = chain(L.SeparableConv2D(4, 3, name="s"), shape=(8, 8, 3))
     simulation, _ = simulate(model, QuantizeConfig(bits=8, where=lambda layer: layer.name == "s_depthwise"))
