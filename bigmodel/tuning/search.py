@@ -118,7 +118,7 @@ class Options:
     """
 
     tell: Callable[[Row], Any] | None = None
-    watch: Callable[[Row, Row | None], Any] = lambda row, best: None
+    watch: Callable[[Row, Row | None], Any] | None = None
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     may_remove_channels: bool = True
     bisect: bool = False

@@ -74,7 +74,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         bench: Bench,
         ledger: Ledger,
         clock: Clock,
-        watch: Callable[[Row, Row | None], Any],
+        watch: Callable[[Row, Row | None], Any] | None = None,
         logs: str | None = None,
     ) -> None:
         self.bench, self.ledger, self.clock, self.watch, self.logs = bench, ledger, clock, watch, logs
@@ -107,7 +107,8 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         if self.logs is not None:
             scalars = {name: row[name] for name in ("score", "metric", "size_bytes") if row.get(name) is not None}
             write_hparams(self.logs, f"trial_{row['trial']}", row["values"], scalars)
-        self.watch(row, rows[0] if rows else None)
+        if self.watch is not None:
+            self.watch(row, rows[0] if rows else None)
         if row["score"] is None:
             raise keras_tuner.errors.FailedTrialError(row["reason"])
         return {"score": row["score"]}
