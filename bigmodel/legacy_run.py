@@ -15,7 +15,7 @@ import keras
 from bigmodel.candidates import Figures
 from bigmodel.competition import Competition, Order
 from bigmodel.conclusion import Conclusion
-from bigmodel.config import PruneConfig, QuantizeConfig
+from bigmodel.config import Config, PruneConfig, QuantizeConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import evaluate_model
@@ -79,6 +79,10 @@ class LegacyRun:
             self.competition.enter(done, self.plan.float_formats, lambda orders: self._float_files(network, orders))
         for config, formats in configs.items():
             self._enter_quantized(network, config, formats, done)
+        for name in ("augment", "tune"):
+            if isinstance(getattr(self.plan, name), Config):
+                reason = "a tf_keras model has no such step: move it to Keras 3 with bm.from_legacy(model)"
+                self._skip(self.model.name, name, reason)
         if self.plan.may_remove_channels:
             reason = "no channels are removed from a tf_keras model: move it to Keras 3 with bm.from_legacy(model)"
             self._skip(self.model.name, "prune", reason)
