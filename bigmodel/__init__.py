@@ -40,7 +40,7 @@ _HOMES = {
     "PruneConfig": "bigmodel.config",
     "QuantizeConfig": "bigmodel.config",
     "TuneConfig": "bigmodel.config",
-    "tune": "bigmodel.searching",
+    "tune": "bigmodel.pipeline",
     "Tuned": "bigmodel.tuning",
 }
 
@@ -85,9 +85,8 @@ if TYPE_CHECKING:
     from bigmodel.data.synthesis import synthesize
     from bigmodel.legacy.migration import from_legacy
     from bigmodel.litert import LiteModel
-    from bigmodel.pipeline import compress_and_tune
+    from bigmodel.pipeline import compress_and_tune, tune
     from bigmodel.result import Result, load_result
-    from bigmodel.searching import tune
     from bigmodel.tuning import Tuned
 
 

@@ -24,11 +24,11 @@ from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.legacy import is_tf_keras
 from bigmodel.own_parts import own_parts_of
-from bigmodel.plan import check_call
 from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.allocation import common_bits, with_allotted_bits
 from bigmodel.quantization.simulation import activations_of, plain
+from bigmodel.run.plan import check_call
 from bigmodel.training import Prepared, prepare
 
 __all__ = ["evaluate", "export_litert", "prune", "quantize"]
@@ -144,7 +144,7 @@ def quantize(
     Raises:
         ArgumentError: A value is out of range.
         DataError: The data does not fit the model.
-        ModelError: The model is subclassed or not built, or has no layer to quantize.
+        ModelError: The model is not built, can't be made again from its configuration, or has no layer to quantize.
 
     Example:
         >>> import bigmodel as bm, keras, numpy as np
@@ -251,7 +251,7 @@ def export_litert(
 
 
 @functools.wraps(evaluation.evaluate)
-def evaluate(model_or_path: Any, data: Any, *, like: Any = None, **settings: Any) -> Evaluation:
+def evaluate(model_or_path: Any, data: Any, *, like: Any = None, **settings: Any) -> Evaluation:  # noqa: D103 - wrapped
     with legacy_faces.entered(model_or_path) as model, legacy_faces.entered(like) as reference:
         return evaluation.evaluate(model, data, like=reference, **settings)
 

@@ -22,7 +22,7 @@ from bigmodel.legacy.loading import is_tf_keras
 from bigmodel.legacy.quantization import is_aware
 from bigmodel.legacy.shell import network_in, own_objects, shell
 from bigmodel.legacy.steps import prune_model, quantize_aware
-from bigmodel.plan import check_call
+from bigmodel.run.plan import check_call
 from bigmodel.training import prepare
 
 

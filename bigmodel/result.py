@@ -64,8 +64,9 @@ class Result:
 
     @property
     def model(self) -> keras.Model:
-        """The Keras model that simulates the file, loaded when first asked for; float32 policy. A run of a tf_keras
-        model gives one of tf_keras.
+        """The Keras model that simulates the file, loaded when first asked for; float32 policy.
+
+        A run of a tf_keras model gives one of tf_keras.
 
         Raises:
             ModelError: Keras can't write the caller's class of model, or can't read it back.

@@ -110,10 +110,10 @@ class Strikes(keras.callbacks.Callback):
 # Functions of a run in which it can be struck, by a word: where the name is looked up, and the name.
 POINTS = {
     "conversion": ("bigmodel.export.child", "_wait"),
-    "measurement": ("bigmodel.candidates", "inspect_file"),
-    "entry": ("bigmodel.journal", "_append"),
-    "race": ("bigmodel.competition", "measure_latency"),
-    "file": ("bigmodel.journal", "os.replace"),
+    "measurement": ("bigmodel.run.candidates", "inspect_file"),
+    "entry": ("bigmodel.run.journal", "_append"),
+    "race": ("bigmodel.run.competition", "measure_latency"),
+    "file": ("bigmodel.run.journal", "os.replace"),
 }
 
 

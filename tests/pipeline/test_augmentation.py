@@ -19,16 +19,16 @@ ORDERS = {
 @pytest.fixture
 def trained_on(monkeypatch):
     """What each pruning of a run trained on."""
-    from bigmodel import pipeline
+    from bigmodel.run import native
 
     seen = []
-    work = pipeline.prune_model
+    work = native.prune_model
 
     def noted(model, data, *given, **settings):
         seen.append(data)
         return work(model, data, *given, **settings)
 
-    monkeypatch.setattr(pipeline, "prune_model", noted)
+    monkeypatch.setattr(native, "prune_model", noted)
     return seen
 
 

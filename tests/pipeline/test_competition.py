@@ -38,9 +38,11 @@ def conversions(monkeypatch, float_file):
     def export(model, path, **_):
         return shutil.copyfile(float_file, path)
 
-    monkeypatch.setattr("bigmodel.pipeline.export_float", export)
-    monkeypatch.setattr("bigmodel.pipeline.deploy", lambda s, orders, _, **how: [made(s, f, p) for f, p in orders])
-    monkeypatch.setattr("bigmodel.candidates.first_run", lambda path, x, **how: bm.LiteModel(path, **how).predict(x))
+    monkeypatch.setattr("bigmodel.run.native.export_float", export)
+    monkeypatch.setattr("bigmodel.run.native.deploy", lambda s, orders, _, **how: [made(s, f, p) for f, p in orders])
+    monkeypatch.setattr(
+        "bigmodel.run.candidates.first_run", lambda path, x, **how: bm.LiteModel(path, **how).predict(x)
+    )
     return errors
 
 
@@ -70,7 +72,7 @@ def test_without_a_float_file_there_is_nothing_to_compare_with(conversions, trai
     def refuse(*_, **__):
         raise CRASH
 
-    monkeypatch.setattr("bigmodel.pipeline.export_float", refuse)
+    monkeypatch.setattr("bigmodel.run.native.export_float", refuse)
     with pytest.raises(ConversionError, match="no float file") as caught:
         run(trained, digits)
     assert "SIGSEGV" in caught.value.received
@@ -81,7 +83,7 @@ def test_a_file_that_answers_with_no_number_can_not_win(conversions, trained, di
         scores = bm.LiteModel(path).predict(x)
         return scores * np.nan if "static" in path.name else scores
 
-    monkeypatch.setattr("bigmodel.candidates.first_run", broken)
+    monkeypatch.setattr("bigmodel.run.candidates.first_run", broken)
     record = run(trained, digits).report
     rows = {row["format"]: row for row in record.candidates}
     assert rows["static_int8"]["status"] == "failed" and "computes garbage" in rows["static_int8"]["reason"]
@@ -104,7 +106,7 @@ def test_training_is_tried_only_where_post_training_misses_the_bound(conversions
         made = bm.quantization.quantize_post_training(model, data, config)
         return made.simulation, made.skipped
 
-    monkeypatch.setattr("bigmodel.pipeline.quantize_aware", aware)
+    monkeypatch.setattr("bigmodel.run.native.quantize_aware", aware)
     run(trained, digits, quantize=4)
     assert trainings == []  # the copies are as good as the float file
     for name in ("weight_only_int4", "dynamic_int4"):
@@ -117,7 +119,7 @@ def test_training_is_tried_only_where_post_training_misses_the_bound(conversions
 def test_latencies_are_raced_once_and_kept(conversions, trained, digits, tmp_path, monkeypatch):
     first = run(trained, digits, directory=tmp_path)
     (tmp_path / "report.json").unlink()  # as if it had been cut off while the report was written
-    monkeypatch.setattr("bigmodel.competition.measure_latency", lambda *_, **__: pytest.fail("it raced again"))
+    monkeypatch.setattr("bigmodel.run.competition.measure_latency", lambda *_, **__: pytest.fail("it raced again"))
     again = run(trained, digits, directory=tmp_path)
     assert again.report.candidates == first.report.candidates
     assert again.report.final == first.report.final and again.report.baseline == first.report.baseline

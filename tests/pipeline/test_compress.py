@@ -172,7 +172,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_the_unbroken_one(ordered, tra
 
 
 def test_a_finished_run_is_read_and_not_run_again(ordered, trained, digits, monkeypatch):
-    monkeypatch.setattr("bigmodel.pipeline._Run.go", lambda self: pytest.fail("it ran"))
+    monkeypatch.setattr("bigmodel.run.native.NativeRun.go", lambda self: pytest.fail("it ran"))
     again = bm.compress_and_tune(trained, digits, **ORDERS, directory=ordered.directory, verbose=0)
     assert again.report == ordered.report
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import keras
 
 from bigmodel.errors import summary
-from bigmodel.journal import write_whole
 from bigmodel.own_parts import custom_objects_of, has_lambda
+from bigmodel.run.journal import write_whole
 from bigmodel.training import compile_like
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bigmodel.candidates import SLOWER_ALLOWED, channel_budget, choose
 from bigmodel.config import Target
 from bigmodel.errors import ArgumentError
 from bigmodel.evaluation import Metric
+from bigmodel.run.candidates import SLOWER_ALLOWED, channel_budget, choose
 
 ACCURACY = Metric("accuracy", higher_is_better=True)
 LOSS = Metric("loss", higher_is_better=False)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import bigmodel as bm
-from bigmodel.identity import environment, identity_of
+from bigmodel.run.identity import environment, identity_of
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
 Y = np.arange(60) % 3

@@ -13,8 +13,8 @@ import numpy as np
 
 import bigmodel
 from bigmodel.data import Data, Split
-from bigmodel.journal import digest
-from bigmodel.plan import name_of
+from bigmodel.run.journal import digest
+from bigmodel.run.plan import name_of
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 _STREAM_SAMPLES = 256

@@ -10,16 +10,16 @@ from typing import Any
 
 import keras
 
-from bigmodel.candidates import Choice, Figures, measure
-from bigmodel.competition import AGREEMENT_WANTED, Competition
 from bigmodel.data import Data
 from bigmodel.evaluation import inspect_file
-from bigmodel.identity import environment
-from bigmodel.journal import Journal, write_whole
-from bigmodel.model_files import ModelFiles
-from bigmodel.plan import Plan
-from bigmodel.progress import Stages
 from bigmodel.report import Record
+from bigmodel.run.candidates import Choice, Figures, measure
+from bigmodel.run.competition import AGREEMENT_WANTED, Competition
+from bigmodel.run.identity import environment
+from bigmodel.run.journal import Journal, write_whole
+from bigmodel.run.model_files import ModelFiles
+from bigmodel.run.plan import Plan
+from bigmodel.run.progress import Stages
 
 
 @dataclasses.dataclass(frozen=True)

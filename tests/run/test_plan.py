@@ -9,7 +9,7 @@ import pytest
 
 import bigmodel as bm
 from bigmodel.errors import ArgumentError, ArgumentTypeError, BigmodelError, ModelError
-from bigmodel.plan import Plan, check_call
+from bigmodel.run.plan import Plan, check_call
 
 
 def plan(**orders: Any) -> Plan:

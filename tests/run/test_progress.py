@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from bigmodel.progress import Stages, without_tracing_warnings
+from bigmodel.run.progress import Stages, without_tracing_warnings
 
 
 def console(*, terminal: bool) -> Console:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel.candidates import Choice, Figures, choose, file_inputs, measure, try_out
 from bigmodel.config import Target
 from bigmodel.data import Split
 from bigmodel.errors import ConversionError
 from bigmodel.evaluation import Evaluation, Metric, evaluate_file, measure_latency
 from bigmodel.export.formats import Format
-from bigmodel.journal import Journal
-from bigmodel.model_files import ModelFiles
-from bigmodel.progress import Stages
 from bigmodel.quantization import Deployed
+from bigmodel.run.candidates import Choice, Figures, choose, file_inputs, measure, try_out
+from bigmodel.run.journal import Journal
+from bigmodel.run.model_files import ModelFiles
+from bigmodel.run.progress import Stages
 
 # Below this share of equal answers a file does not compute what its simulation does.
 AGREEMENT_WANTED = 0.999

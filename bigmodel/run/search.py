@@ -1,163 +1,36 @@
-"""The search as a verb of its own, and as a stage of a run."""
+"""The search as a stage of a run."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
-import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from bigmodel.augmenting import AugmentationStage
-from bigmodel.candidates import SLOWER_ALLOWED
-from bigmodel.competition import Competition
-from bigmodel.config import QuantizeConfig, Target, TrainConfig, TuneConfig, resolve
-from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, ModelError, describe
+from bigmodel.config import QuantizeConfig, TuneConfig
+from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.export.formats import Format, format_named, format_of
-from bigmodel.identity import identity_of
-from bigmodel.journal import Journal, alone
-from bigmodel.own_parts import own_parts_of
-from bigmodel.plan import NOTHING_PRUNED, Plan, check_call, named
-from bigmodel.progress import Stages, without_tracing_warnings
 from bigmodel.pruning import KeepClusters, KeepZeros
-from bigmodel.training import prepare
+from bigmodel.run.augmentation import AugmentationStage
+from bigmodel.run.candidates import SLOWER_ALLOWED
+from bigmodel.run.competition import Competition
+from bigmodel.run.journal import Journal
+from bigmodel.run.plan import NOTHING_PRUNED, Plan
+from bigmodel.run.progress import Stages
 from bigmodel.tuning.search import Options, Tuned, tune_model
 
 Row = Mapping[str, Any]
 
 
-def tune(
-    model: Any,
-    data: Any,
-    config: TuneConfig | int = 20,
-    *,
-    target: Target | None = None,
-    train: TrainConfig | None = None,
-    directory: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    verbose: int = 1,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> Tuned:
-    """Searches for the best hyperparameters of training or compression. Neither model nor data is changed.
-
-    A fold of the validation data takes no part: the winner is verified on it, and where it breaks a bound there, the
-    next best is taken. Where none holds, the nearest trials train twice as long, once.
-
-    Args:
-        model: A built Keras model, whose compression is searched unless `config.space` says otherwise; or a function
-            `hp -> compiled model` or a `keras_tuner.HyperModel`, whose training is searched.
-        data: Data in any form that `bigmodel.as_data` takes.
-        config: What is searched and for how long; a number is `max_trials`.
-        target: The bounds; `None`: at most 0.01 below the float file.
-        train: How trials train where they say nothing else.
-        directory: Where the trials lie; a search that was cut off goes on when called again with the same arguments.
-            `None`: a temporary one that lives as long as the result.
-        seed: Same seed, same result, where no objective or bound is measured with a clock.
-        verbose: 1 shows each trial and the best so far, 0 is silent.
-        callbacks: Keras callbacks for every training.
-
-    Returns:
-        The best trial's model, its hyperparameters, and all trials.
-
-    Raises:
-        ArgumentError: The objective, or a value of the space, is not known.
-        DataError: The data does not fit the model.
-        DirectoryError: The directory belongs to another search.
-        ModelError: No trial came to anything.
-
-    Example:
-        `bm.tune(lambda hp: build(hp.Int("width", 16, 256)), (x, y), bm.TuneConfig(20, tuner="random")).model`
-    """
-    config, start = _config(config, model)
-    check_call(start, seed=seed, verbose=verbose, callbacks=callbacks)
-    target, train = target or Target(), train or TrainConfig()
-    stages = Stages(verbose)
-    with own_parts_of(start), without_tracing_warnings(), _place(directory) as place, _claimed(place):
-        ready = prepare(start, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
-        orders = {"tune": named(config), "target": target.to_dict(), "train": named(train)}
-        tell: Callable[[Row], Any] | None = None
-        if not _is_worker():
-            journal = Journal(place, identity_of(ready.model, ready.given, orders, seed))
-            tell = _log(journal)
-        with stages.stage("search") as stage:
-            options = Options(tell=tell, watch=_shown(stages))
-            tuned = tune_model(
-                ready.model, ready.data, config, target=target, train=train, seed=seed,
-                directory=place / "tuning", callbacks=callbacks, options=options,
-            )  # fmt: skip
-            stage.outcome = f"{tuned.objective}: {tuned.value:.4g}"
-        if tell is not None:
-            for row in tuned.trials:  # those of workers
-                tell(row)
-    if directory is None:
-        weakref.finalize(tuned, shutil.rmtree, place, ignore_errors=True)
-    return tuned
-
-
-def _config(config: TuneConfig | int, model: Any) -> tuple[TuneConfig, keras.Model]:
-    """The config, and the model that trials start from, or what `build` makes by default."""
-    resolved = resolve(config, TuneConfig, "max_trials")
-    if resolved is None or resolved == "auto":
-        raise ArgumentTypeError(
-            "config can't be used.",
-            received=describe(config),
-            expected="a number of trials or a TuneConfig",
-            fix="Pass bm.tune(model, data, 20).",
-        )
-    if isinstance(model, keras.Model):
-        return resolved, model
-    if not callable(getattr(model, "build", model)):
-        raise ArgumentTypeError(
-            "model can't be used.",
-            received=describe(model),
-            expected="a Keras model, a function hp -> model, or a keras_tuner.HyperModel",
-            fix="Pass a built model.",
-        )
-    import keras_tuner
-
-    made = getattr(model, "build", model)(keras_tuner.HyperParameters())
-    return dataclasses.replace(resolved, build=model), made
-
-
-def _is_worker() -> bool:
-    """Whether a chief elsewhere hands out the trials, as KerasTuner's environment variables say."""
-    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
-
-
-@contextlib.contextmanager
-def _place(directory: str | os.PathLike[str] | None) -> Iterator[Path]:
-    if directory is not None:
-        yield Path(directory)
-        return
-    place = Path(tempfile.mkdtemp(prefix="bigmodel-"))
-    try:
-        yield place
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def _claimed(place: Path) -> Iterator[None]:
-    """Keeps other searches out, but for the workers of this one."""
-    with contextlib.nullcontext() if _is_worker() else alone(place):
-        yield
-
-
-def _log(journal: Journal) -> Callable[[Row], Any]:
+def log_of(journal: Journal) -> Callable[[Row], Any]:
     """Writes each trial into `log.jsonl`, once."""
     return lambda row: journal.once(f"trial {row['trial']}", lambda: row)
 
 
-def _shown(stages: Stages) -> Callable[[Row, Row | None], Any]:
+def shown(stages: Stages) -> Callable[[Row, Row | None], Any]:
     """Shows each trial, and the best so far."""
 
     def watch(row: Row, best: Row | None) -> None:
@@ -251,7 +124,7 @@ class SearchStage:
         plan = self.plan
         ordered = plan.quantize if isinstance(plan.quantize, QuantizeConfig) else None
         options = Options(
-            tell=_log(self.journal), watch=_shown(self.stages), fixed=self._fixed(is_ordered),
+            tell=log_of(self.journal), watch=shown(self.stages), fixed=self._fixed(is_ordered),
             may_remove_channels=plan.prune_is_auto, bisect=not is_ordered, quantize=ordered,
             baseline=self.journal.path(self.competition.baseline["path"]),
         )  # fmt: skip

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from bigmodel.errors import DirectoryError
-from bigmodel.journal import Journal, alone, digest, write_whole
+from bigmodel.run.journal import Journal, alone, digest, write_whole
 
 RUN = {"model": "a", "train": {"epochs": 5, "patience": 3}, "seed": 0}
 
@@ -95,7 +95,7 @@ def test_a_file_is_no_directory(tmp_path):
 
 def test_seconds_count_the_work_behind_the_journal_over_all_its_runs(tmp_path, monkeypatch):
     clock = iter([0.0, 3.0, 3.0, 100.0, 102.0, 102.0, 102.5])
-    monkeypatch.setattr("bigmodel.journal.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("bigmodel.run.journal.time.perf_counter", lambda: next(clock))
     Journal(tmp_path, RUN).write("a", {})  # begun at 0, written at 3
     second = Journal(tmp_path, RUN)  # goes on at 100
     second.write("b", {})  # written at 102
@@ -126,7 +126,7 @@ def test_a_digest_tells_bytes_apart():
 def test_two_runs_are_not_at_work_in_one_directory(tmp_path, python):
     code = f"""
     from bigmodel.errors import DirectoryError
-    from bigmodel.journal import alone
+    from bigmodel.run.journal import alone
     try:
         with alone({str(tmp_path)!r}):
             print("alone")
@@ -142,7 +142,7 @@ def test_two_runs_are_not_at_work_in_one_directory(tmp_path, python):
 def test_a_lock_ends_with_its_process(tmp_path):
     code = f"""
 import os, signal
-from bigmodel.journal import alone
+from bigmodel.run.journal import alone
 with alone({str(tmp_path)!r}):
     os.kill(os.getpid(), signal.SIGKILL)
 """

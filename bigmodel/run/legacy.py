@@ -12,9 +12,6 @@ from typing import Any
 
 import keras
 
-from bigmodel.candidates import Figures
-from bigmodel.competition import Competition, Order
-from bigmodel.conclusion import Conclusion
 from bigmodel.config import Config, PruneConfig, QuantizeConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
@@ -22,14 +19,17 @@ from bigmodel.evaluation import evaluate_model
 from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Format, Written
 from bigmodel.export.quantized import write_files
-from bigmodel.journal import Journal
 from bigmodel.legacy.files import deploy
 from bigmodel.legacy.pruning import check_pruning
 from bigmodel.legacy.steps import check_orders, pretrain_model, prune_model, quantize_aware
-from bigmodel.model_files import ModelFiles
-from bigmodel.plan import Plan
-from bigmodel.progress import Stages
 from bigmodel.quantization import Deployed
+from bigmodel.run.candidates import Figures
+from bigmodel.run.competition import Competition, Order
+from bigmodel.run.conclusion import Conclusion
+from bigmodel.run.journal import Journal
+from bigmodel.run.model_files import ModelFiles
+from bigmodel.run.plan import Plan
+from bigmodel.run.progress import Stages
 
 
 @dataclasses.dataclass

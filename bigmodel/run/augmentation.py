@@ -12,9 +12,9 @@ from bigmodel.config import AugmentConfig
 from bigmodel.data import Data
 from bigmodel.data.augmentation import augment
 from bigmodel.errors import ModelError
-from bigmodel.journal import Journal
-from bigmodel.plan import Plan
-from bigmodel.progress import Stages
+from bigmodel.run.journal import Journal
+from bigmodel.run.plan import Plan
+from bigmodel.run.progress import Stages
 from bigmodel.training import choose_augmentation
 
 Row = dict[str, Any]
