@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import digits_network
+from legacy_networks import digits_network
 
 import bigmodel as bm
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from networks import chain, randomised
+from legacy_networks import chain, randomised
 from tf_keras import Input, Model, layers
 
 import bigmodel as bm

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tf_keras
 from conftest import TRAIN
-from networks import chain, digits_network
+from legacy_networks import chain, digits_network
 from tf_keras import layers
 
 import bigmodel as bm
