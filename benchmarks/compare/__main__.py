@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--float-epochs", type=int, default=8, help="epochs that train each float network")
     parser.add_argument("--epochs", type=int, default=3, help="epochs that a tool may train")
-    parser.add_argument("--samples", type=int, help="training and test samples at most, for a short run")
+    parser.add_argument("--samples", type=int, help="training samples that a tool gets at most, for a short run")
     parser.add_argument("--cache", type=Path, help="where trained float networks are kept")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds that one tool may take")
     parser.add_argument("--out", type=Path, default=Path("comparison"))
@@ -67,7 +67,7 @@ def compared(name: str, seed: int, options: argparse.Namespace) -> list[Run]:
     """Trains a network, lets every tool compress it, and measures the files against each other."""
     build, adapt = networks.NETWORKS[name]
     images = networks.fashion_mnist(options.data)
-    train, test = (tuple(part[: options.samples] for part in adapt(*split)) for split in images)
+    train, test = (adapt(*split) for split in images)
     cache = options.cache and options.cache / f"{name}-{options.float_epochs}-{seed}.keras"
     seen = tuple(part[:-VALIDATION] for part in train)
     model = networks.trained(build(), seen, epochs=options.float_epochs, seed=seed, cache=cache)
@@ -75,7 +75,8 @@ def compared(name: str, seed: int, options: argparse.Namespace) -> list[Run]:
     with tempfile.TemporaryDirectory(prefix="compare-") as folder:
         saved, data = Path(folder, "model.keras"), Path(folder, "data.npz")
         model.save(saved)
-        np.savez(data, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1])
+        given = tuple(part[-options.samples :] if options.samples else part for part in train)  # validation is last
+        np.savez(data, x_train=given[0], y_train=given[1])
         for method in options.methods:
             print(f"{name}, seed {seed}: {method}", file=sys.stderr, flush=True)
             path = Path(folder, f"{len(runs)}.tflite")

@@ -26,7 +26,7 @@ class Job:
 
     Args:
         model: Path of the float network, saved by Keras 3.
-        data: Path of an .npz with x_train, y_train, x_test and y_test, as the network takes them.
+        data: Path of an .npz with x_train and y_train, as the network takes them; the last are for validation.
         out: The .tflite to write.
         epochs: Epochs that a method that trains may train.
         seed: The seed.
