@@ -179,13 +179,14 @@ def test_four_bits_and_eight_live_in_one_file(source, tmp_path, name):
 
 
 def test_known_ranges_reach_the_file_and_what_lies_between_stays_float(source, tmp_path):
-    hidden = keras.Model(source.model.inputs[0], source.model.get_layer("hidden").output)
-    values = np.asarray(hidden(source.x))
-    known = Range("h", 0.0, 1.5, values[:4])
-    first = Range("x", float(source.x.min()), float(source.x.max()), source.x[:4])
+    names = ("relu", "hidden")
+    tapped = keras.Model(source.model.inputs[0], [source.model.get_layer(name).output for name in names])
+    values = [np.asarray(tensor) for tensor in tapped(source.x)]
+    known = Range("h", 0.0, 1.5, values[1][:4])
+    others = [Range(name, float(v.min()), float(v.max()), v[:4]) for name, v in (("x", source.x), ("relu", values[0]))]
     (account,) = source.write(tmp_path, "static_int8", ranges=[known])
     assert account.float_ops and "h" not in account.ranges
-    (account,) = source.write(tmp_path, "static_int8", ranges=[known, first])
+    (account,) = source.write(tmp_path, "static_int8", ranges=[known, *others])
     assert account.ranges["h"] == (pytest.approx(1.5 / 255, rel=1e-6), -128)
     scales = [d["quantization"] for d in Interpreter(str(account.path)).get_tensor_details() if d["dtype"] is np.int8]
     width = max(0.0, source.x.max()) - min(0.0, source.x.min())

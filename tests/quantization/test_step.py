@@ -94,7 +94,7 @@ def test_ranges_move_in_training_and_stand_still_after_it(trained, digits):
     hidden = next(name for name in ranges if not name.startswith("input") and "output" not in name)
     assert float(ranges[hidden].high) != float(first[hidden].high)
     assert float(ranges[hidden].scale) == pytest.approx(float(ranges[hidden].high) / 255, rel=1e-5)
-    assert all(layer.momentum is None for layer in ranges.values())
+    assert all(layer.fixed for layer in ranges.values())
     weights = aware.get_weights()
     aware(digits[1][0], training=True)
     for a, b in zip(weights, aware.get_weights(), strict=True):
