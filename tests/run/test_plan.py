@@ -41,7 +41,7 @@ MIXED = ["weight_only_mixed", "dynamic_mixed", "static_mixed"]
         (lambda layer: 4, MIXED),
         ("auto", ["float32", "float16", *INT8, *INT4]),
     ],
-    ids=str,
+    ids=lambda value: "function" if callable(value) else str(value),  # the same in every process
 )
 def test_what_competes_under_an_order(quantize, compete):
     assert sorted(formats(plan(quantize=quantize))) == sorted(compete)
