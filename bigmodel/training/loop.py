@@ -22,7 +22,7 @@ from bigmodel.training.checkpoint import Checkpoint, path_of, run_of
 from bigmodel.training.compilation import Compilation, peak_learning_rate
 from bigmodel.training.distillation import distilling
 from bigmodel.training.memory import in_parts, is_out_of_memory, share_gpus
-from bigmodel.training.placement import placed, resolve_precision
+from bigmodel.training.placement import fed, placed, resolve_precision
 from bigmodel.training.rates import SHARE_OF_COMPILED, cosine_by_epoch, warmup_cosine
 from bigmodel.training.selection import BestWeights
 
@@ -238,7 +238,7 @@ class _Run:
             # Keras says so of every stream whose length it learns in the first epoch.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             history = trainee.fit(
-                self.batches,
+                fed(self.batches, self.config.strategy),
                 validation_data=self.validation,
                 initial_epoch=self.epochs if stopped else done,
                 epochs=self.epochs,

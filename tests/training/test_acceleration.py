@@ -10,6 +10,7 @@ from bigmodel.data import Data, as_data
 from bigmodel.training import acceleration, fit
 from bigmodel.training.acceleration import choose_xla
 from bigmodel.training.compilation import Compilation
+from bigmodel.training.placement import fed
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 Y = X[:, :3].argmax(axis=1)
@@ -79,3 +80,12 @@ def test_a_run_that_goes_on_takes_the_choice_over(monkeypatch, tmp_path):
     monkeypatch.setattr("bigmodel.training.loop.choose_xla", lambda *_: False)
     told = fit(network(), data, config, checkpoint=tmp_path / "run")
     assert "trained with XLA, which was measured" in told.notes
+
+
+def test_batches_are_copied_to_the_one_gpu(monkeypatch):
+    assert fed(BATCHES, None) is BATCHES
+    cpu = tf.config.list_logical_devices("CPU")  # stands for the GPU: what is checked is that the batches arrive whole
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: cpu if kind == "GPU" else [])
+    copied = list(fed(BATCHES, None))
+    assert np.array_equal(np.concatenate([x for x, _ in copied]), X)
+    assert [x.device.rsplit("/", 1)[-1] for x, _ in copied] == ["device:CPU:0"] * 2
