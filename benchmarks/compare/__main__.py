@@ -106,7 +106,8 @@ def made(method: str, model: Path, data: Path, path: Path, options: argparse.Nam
     if done.returncode < 0:
         return {"reason": f"its process was killed by signal {-done.returncode}"}
     if done.returncode:
-        return {"reason": done.stderr.strip().splitlines()[-1][:300]}
+        lines = done.stderr.strip().splitlines()
+        return {"reason": next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]}
     return {"seconds": time.perf_counter() - begin}
 
 

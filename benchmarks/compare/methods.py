@@ -72,6 +72,12 @@ def bigmodel_int8(job: Job) -> None:
     _bigmodel(job, quantize=8)
 
 
+def bigmodel_aware(job: Job) -> None:
+    import bigmodel as bm
+
+    _bigmodel(job, quantize=bm.QuantizeConfig(bits=8, method="aware"))
+
+
 def bigmodel_int4(job: Job) -> None:
     _bigmodel(job, quantize=4)
 
@@ -280,6 +286,7 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "float32": float32,
     "bigmodel: default": bigmodel_default,
     "bigmodel: 8 bits": bigmodel_int8,
+    "bigmodel: QAT": bigmodel_aware,
     "bigmodel: 4 bits": bigmodel_int4,
     "bigmodel: 80 % zeros, 8 bits": bigmodel_pruned_int8,
     "bigmodel: half the channels, 8 bits": bigmodel_channels_int8,
