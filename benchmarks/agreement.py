@@ -83,7 +83,7 @@ def compared(model: keras.Model, data: Data, format_name: str, settings: dict[st
     simulated = evaluate_model(deployed.simulation, data.test, like=model)
     difference = output_difference(simulated, answers)
     told = f"{difference:.1e}"
-    if format_name.startswith("static"):
+    if deployed.written.ranges:  # else nothing of it is integer but the insides of kernels
         step = np.diff(np.unique(np.asarray(answers.outputs))).min()
         told = f"{difference / step:.2f} steps"
     written = deployed.written

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -247,6 +248,9 @@ def export_litert(
     (deployed,) = deploy(model, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
     if isinstance(deployed, ConversionError):
         raise deployed
+    if io == "int8" and deployed.written.float_ops:
+        told = ", ".join(f"{count} {name}" for name, count in sorted(deployed.written.float_ops.items()))
+        warnings.warn(f"{path} is not integer-only: the runtime computes {told} in float.", stacklevel=2)
     return deployed.written.path
 
 

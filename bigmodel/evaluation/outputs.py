@@ -54,17 +54,6 @@ def decisions(output: np.ndarray, kind: Kind) -> np.ndarray:
     return output > (0.5 if kind == "binary" else 0.0)
 
 
-def correctness(output: np.ndarray, label: np.ndarray, kind: Kind) -> np.ndarray:
-    """Returns the share of right decisions in every sample, shape (samples,); a single decision gives 0 or 1."""
-    label = _like_output(output, label)
-    decided = decisions(output, kind)
-    if kind == "classes":
-        truth = label.argmax(axis=-1) if label.shape == output.shape else label.reshape(decided.shape)
-    else:
-        truth = label > 0.5
-    return per_sample(decided == truth)
-
-
 def class_accuracy(output: np.ndarray, label: np.ndarray | None, kind: Kind) -> dict[str, float] | None:
     """Returns the accuracy of each class that occurs in the labels, by its index; `None` for values."""
     if kind == "values" or label is None:

@@ -133,6 +133,7 @@ class Competition:
             "reason": "",
             "path": str(path.relative_to(self.journal.directory)),
             "not_in_file": [*made.written.missing, *inexact],
+            "float_ops": made.written.float_ops,
         }
 
     @property

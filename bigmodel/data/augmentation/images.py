@@ -47,7 +47,6 @@ class Images:
 
     def __init__(self, magnitudes: Mapping[str, float], images: np.ndarray) -> None:
         self.value_range = value_range(images)
-        self.has_channels = images.ndim == 4
         self._mean = float(images.mean())
         self._layers = {name: self._layer(name, value) for name, value in magnitudes.items() if value > 0}
         self._magnitudes = magnitudes
