@@ -40,6 +40,23 @@ def check_graph(model: Any) -> None:
         )
 
 
+def check_precision(model: Any) -> None:
+    """Checks that a tf_keras model computes in float32: the toolkit and the files know nothing else.
+
+    Raises:
+        ModelError: A layer computes in 16 bits.
+    """
+    reduced = {layer.compute_dtype for layer in all_layers(model)} & {"float16", "bfloat16"}
+    if reduced:
+        raise ModelError(
+            "This tf_keras model computes in reduced precision.",
+            received=f"layers that compute in {', '.join(sorted(reduced))}",
+            expected="a model that computes in float32",
+            fix="Build it again under tf_keras.mixed_precision.set_global_policy('float32'), and give it the weights, "
+            "which are float32 under a mixed policy: new.set_weights(model.get_weights()).",
+        )
+
+
 def is_network(layer: Any) -> bool:
     """Says whether a layer is itself a graph of layers."""
     return bool(getattr(layer, "_is_graph_network", False))

@@ -71,13 +71,13 @@ def wrapped_for_pruning(network: Any, config: PruneConfig, steps: int) -> Any:
         settings["sparsity_m_by_n"] = (2, 4)
     if config.granularity == "block":
         settings["block_size"] = config.block_shape
-    found = [layer for layer in all_layers(network) if _is_prunable(layer, config)]
+    found = [layer for layer in _prunable(network, config) if _fits(layer, config.granularity)]
     if not found:
         raise ModelError(
             "The model has nothing to prune.",
             received=f"layers {[layer.name for layer in all_layers(network)]}",
             expected="a layer with a kernel that the toolkit prunes and `where` chooses",
-            fix="Check `where`; depthwise convolutions are not pruned.",
+            fix="Check `where` and `granularity`; depthwise convolutions are not pruned.",
         )
     names = {layer.name for layer in found}
 
@@ -87,14 +87,35 @@ def wrapped_for_pruning(network: Any, config: PruneConfig, steps: int) -> Any:
     return copy(network, wrap)
 
 
-def _is_prunable(layer: Any, config: PruneConfig) -> bool:
+def left_dense(network: Any, config: PruneConfig) -> list[dict[str, str]]:
+    """Returns the layers that a config chooses and its pattern does not fit, as rows of the report."""
+    reason = f"the pattern '{config.granularity}' does not fit its kernel of shape "
+    return [
+        {"layer": layer.name, "step": "prune", "reason": reason + str(tuple(layer.kernel.shape))}
+        for layer in _prunable(network, config)
+        if not _fits(layer, config.granularity)
+    ]
+
+
+def _prunable(network: Any, config: PruneConfig) -> list[Any]:
+    """The layers with a kernel that the toolkit prunes and `where` chooses."""
     from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
-    kernel = getattr(layer, "kernel", None)
-    if kernel is None or not PruneRegistry.supports(layer) or type(layer).__name__.startswith("Depthwise"):
-        return False
-    fits = config.granularity == "weight" or len(kernel.shape) == 2 or config.granularity == "2:4"
-    return fits and (config.where is None or bool(config.where(layer)))
+    return [
+        layer
+        for layer in all_layers(network)
+        if getattr(layer, "kernel", None) is not None
+        and PruneRegistry.supports(layer)
+        and not type(layer).__name__.startswith("Depthwise")
+        and (config.where is None or config.where(layer))
+    ]
+
+
+def _fits(layer: Any, granularity: str) -> bool:
+    rank = len(layer.kernel.shape)
+    if granularity == "2:4":  # the toolkit fills up groups of four inputs, and all of less than three would stay
+        return rank in (2, 4) and layer.kernel.shape[-2] >= 4
+    return granularity == "weight" or rank == 2
 
 
 def _schedule(toolkit: Any, config: PruneConfig, steps: int) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -15,6 +16,22 @@ from bigmodel.legacy.network import is_network, replay
 from bigmodel.legacy.pruning import has_zeros, shares_values
 
 Skips = list[dict[str, str]]
+
+
+class Aware(NamedTuple):
+    """A network that trains with fake quantization, and what it was made of.
+
+    Args:
+        network: The network.
+        flat: The float one, nested networks written out, with a layer for each range that the toolkit would not learn.
+        names: The layers of `flat` that are annotated.
+        skipped: What stays float, and why.
+    """
+
+    network: Any
+    flat: Any
+    names: list[str]
+    skipped: Skips
 
 
 def check_quantization(config: QuantizeConfig) -> None:
@@ -52,15 +69,12 @@ def check_aware(config: QuantizeConfig) -> None:
         )
 
 
-def aware(network: Any, config: QuantizeConfig) -> tuple[Any, list[str], Skips]:
+def aware(network: Any, config: QuantizeConfig) -> Aware:
     """Returns a network that trains with the toolkit's fake quantization, zeros and shared values preserved.
 
     Args:
         network: A float network; it is not changed. Nested networks in it are written out.
         config: Which layers.
-
-    Returns:
-        The new network, the names of its annotated layers, and what the toolkit refused.
 
     Raises:
         ModelError: The toolkit refuses every layer.
@@ -69,7 +83,8 @@ def aware(network: Any, config: QuantizeConfig) -> tuple[Any, list[str], Skips]:
     names, skipped = _supported(flat, config)
     while names:
         try:
-            return applied(flat, names, _scheme(flat)), names, skipped
+            ranged, ranges = _ranged(flat, names)
+            return Aware(applied(ranged, names + ranges, _scheme(flat)), ranged, names + ranges, skipped)
         except (ValueError, RuntimeError) as error:  # it says of single layers in a pattern only here
             refused = [name for name in names if re.search(rf"\b{re.escape(name)}\b", str(error))]
             if not refused:
@@ -116,12 +131,64 @@ def applied(flat: Any, names: list[str], scheme: Any = None) -> Any:
 
     def annotate(layer: Any) -> Any:
         made = type(layer).from_config(layer.get_config())
-        return toolkit.quantize_annotate_layer(made) if layer.name in names else made
+        if layer.name not in names:
+            return made
+        return toolkit.quantize_annotate_layer(made, _output_config() if _is_identity(layer) else None)
 
     annotated = keras2.models.clone_model(flat, clone_function=annotate)
     annotated.set_weights(flat.get_weights())
     with toolkit.quantize_scope():
         return toolkit.quantize_apply(annotated, **({} if scheme is None else {"scheme": scheme}))
+
+
+def _is_identity(layer: Any) -> bool:
+    return type(layer).__name__ == "Activation" and layer.activation.__name__ == "linear"
+
+
+def _output_config() -> Any:
+    """Quantizes what a layer gives. The toolkit's own of an identity quantizes nothing."""
+    module = "tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_configs"
+    return importlib.import_module(module).Default8BitOutputQuantizeConfig()
+
+
+def _ranged(flat: Any, names: list[str]) -> tuple[Any, list[str]]:
+    """Puts an identity, whose range is learned, between what stays float and a quantized layer; also returns its name.
+
+    The toolkit learns the ranges of what annotated layers give, and no others. A kernel behind a layer that stays float
+    would get its 8 bits in the file and its inputs no range, so that the file computes what was not trained.
+    """
+    keras2 = load_tf_keras()
+    taken = {layer.name for layer in flat.layers}
+    new = {name: type(layer).from_config(layer.get_config()) for name, layer in _callable(flat).items()}
+    identities: dict[int, Any] = {}
+    made: list[str] = []
+
+    def entered(value: Any) -> Any:
+        producer = value._keras_history.layer if hasattr(value, "_keras_history") else None
+        if producer is None or producer.name in (*names, *flat.input_names) or not value.dtype.is_floating:
+            return value
+        if id(value) not in identities:
+            name = next(n for n in _names(f"{producer.name}_range") if n not in taken)
+            taken.add(name)
+            made.append(name)
+            identities[id(value)] = keras2.layers.Activation("linear", name=name)(value)
+        return identities[id(value)]
+
+    def call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if layer.name in names:
+            args, kwargs = _mapped(entered, args), _mapped(entered, kwargs)
+        return new[layer.name](*args, **kwargs)
+
+    ranged = _called_again(flat, call)
+    if not made:
+        return flat, made
+    for name, layer in _callable(flat).items():
+        new[name].set_weights(layer.get_weights())
+    return ranged, made
+
+
+def _callable(network: Any) -> dict[str, Any]:
+    return {layer.name: layer for layer in network.layers if type(layer).__name__ != "InputLayer"}
 
 
 def _scheme(network: Any) -> Any:
@@ -194,12 +261,24 @@ def flattened(network: Any) -> Any:
             made_of[id(layer)] = (layer, type(layer).from_config({**layer.get_config(), "name": name}))
         return made_of[id(layer)][1](*args, **kwargs)
 
-    inputs = [keras2.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name.partition(":")[0]) for t in network.inputs]
-    outputs = replay(network, inputs, call)
-    made = keras2.Model(_packed(network._nested_inputs, inputs), outputs, name=network.name)
+    made = _called_again(network, call)
     for old, new in made_of.values():
         new.set_weights(old.get_weights())
     return made
+
+
+def _called_again(network: Any, call: Any) -> Any:
+    """A network of the same inputs and the calls that `call` makes."""
+    keras2 = load_tf_keras()
+    inputs = [keras2.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name.partition(":")[0]) for t in network.inputs]
+    outputs = replay(network, inputs, call)
+    return keras2.Model(_packed(network._nested_inputs, inputs), outputs, name=network.name)
+
+
+def _mapped(function: Any, structure: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.nest.map_structure(function, structure)
 
 
 def _leaves(structure: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import keras
 
 from bigmodel.legacy.compilation import settings_of
 from bigmodel.legacy.layer import TfKeras, plain
-from bigmodel.legacy.network import check_graph
+from bigmodel.legacy.network import check_graph, check_precision
 
 
 def shell(network: Any, *, recipe: Mapping[str, Any] | None = None, like: keras.Model | None = None) -> keras.Model:
@@ -24,9 +24,11 @@ def shell(network: Any, *, recipe: Mapping[str, Any] | None = None, like: keras.
         A functional model with the network's names, compiled where the network is.
 
     Raises:
-        ModelError: The network is subclassed or not built, or was compiled with what Keras 3 lacks.
+        ModelError: The network is subclassed or not built, computes in 16 bits, or was compiled with what Keras 3
+            lacks.
     """
     check_graph(network)
+    check_precision(network)
     inputs = [
         keras.Input(batch_shape=tuple(t.shape), dtype=t.dtype.name, name=t.name.partition(":")[0].replace("/", "_"))
         for t in network.inputs

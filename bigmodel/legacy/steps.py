@@ -158,8 +158,7 @@ def quantize_aware(
     """
     quantization.check_quantization(config)
     quantization.check_aware(config)
-    flat = quantization.flattened(network_in(model))
-    network, names, skipped = quantization.aware(flat, config)
+    network, flat, names, skipped = quantization.aware(network_in(model), config)
     fit(
         network, model, data, train,
         epochs=train.epochs, share=_AWARE_SHARE, callbacks=callbacks, settled=_after_first_epoch(network),

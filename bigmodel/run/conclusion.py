@@ -119,7 +119,7 @@ class Conclusion:
             },
             candidates=[{**row, "path": row["path"] if self.keeps_files else None} for row in self.competition.rows],
             trials=[dict(row) for row in self.trials],
-            environment={**environment(), **target.runtime},
+            environment={**environment(self.model), **target.runtime},
             seed=self.seed,
             seconds=self.journal.seconds,
             higher_is_better=self.competition.metric.higher_is_better,

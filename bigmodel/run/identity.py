@@ -13,10 +13,12 @@ import numpy as np
 
 import bigmodel
 from bigmodel.data import Data, Split
+from bigmodel.legacy.shell import layer_in
 from bigmodel.run.journal import digest
 from bigmodel.run.plan import name_of
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
+_LEGACY_PACKAGES = ("tf_keras", "tensorflow-model-optimization")
 _STREAM_SAMPLES = 256
 
 
@@ -39,10 +41,11 @@ def identity_of(model: keras.Model, data: Data, plan: dict[str, Any], seed: int)
     return {"bigmodel": bigmodel.__version__, "model": _model_digest(model), "data": splits, **plan, "seed": seed}
 
 
-def environment() -> dict[str, Any]:
-    """Returns versions and devices, for the report."""
+def environment(model: keras.Model | None = None) -> dict[str, Any]:
+    """Returns versions and devices, for the report; those of Keras 2 where the model is of it."""
+    packages = _PACKAGES + (_LEGACY_PACKAGES if layer_in(model) is not None else ())
     return {
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: _version(package) for package in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": keras.distribution.list_devices(),

@@ -20,7 +20,8 @@ from bigmodel.export import export_float
 from bigmodel.export.formats import FORMATS, Format, Written
 from bigmodel.export.quantized import write_files
 from bigmodel.legacy.files import deploy
-from bigmodel.legacy.pruning import check_pruning
+from bigmodel.legacy.pruning import check_pruning, left_dense
+from bigmodel.legacy.shell import network_in
 from bigmodel.legacy.steps import check_orders, pretrain_model, prune_model, quantize_aware
 from bigmodel.quantization import Deployed
 from bigmodel.run.candidates import Figures
@@ -143,6 +144,8 @@ class LegacyRun:
                 made = self.models.load(path)
             stage.outcome = f"{self.competition.metric.name} {told['metric_before']:.4f} -> {told['metric_after']:.4f}"
         self.steps.append(told)
+        for row in told.get("skipped", ()):
+            self._skip(row["layer"], row["step"], row["reason"])
         return made
 
     def _pretrained(self) -> keras.Model:
@@ -168,7 +171,8 @@ class LegacyRun:
         def train(callbacks: list[Any]) -> tuple[keras.Model, Figures]:
             made = prune_model(model, self.data, config, train=self.plan.train, seed=self.seed, callbacks=callbacks)
             sizes = {"parameters_before": model.count_params(), "parameters_after": made.count_params()}
-            return made, {"granularity": config.granularity, "sparsity": config.share, **sizes}
+            left = left_dense(network_in(model), config)
+            return made, {"granularity": config.granularity, "sparsity": config.share, **sizes, "skipped": left}
 
         return self._step(name, "prune, zeros", model, train, self.plan.train.epochs)
 
@@ -180,10 +184,7 @@ class LegacyRun:
             return made, {"bits": 8, "skipped": list(skipped)}
 
         name = "-".join([*done, "aware_int8"])
-        made = self._step(name, "quantization-aware training, 8 bits", network, train, self.plan.train.epochs)
-        for row in self.steps[-1]["skipped"]:
-            self._skip(row["layer"], row["step"], row["reason"])
-        return made
+        return self._step(name, "quantization-aware training, 8 bits", network, train, self.plan.train.epochs)
 
     # --- files -----------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ class Count(tf_keras.callbacks.Callback):
 ORDERS = {
     "augment": None,
     "tune": None,
-    "prune": 0.75,
+    "prune": 0.5,
     "quantize": bm.QuantizeConfig(method="aware"),
-    "train": bm.TrainConfig(epochs=2, batch_size=64),
+    "train": bm.TrainConfig(epochs=2, batch_size=32),
     "verbose": 0,
 }
 
@@ -39,7 +39,8 @@ def native(digits) -> bm.Result:
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
-    return bm.compress_and_tune(model, digits, **ORDERS)
+    quantize = bm.QuantizeConfig(method="post_training", activations="static")
+    return bm.compress_and_tune(model, digits, **{**ORDERS, "quantize": quantize, "train": bm.TrainConfig(epochs=1)})
 
 
 def test_callbacks_of_tf_keras_are_called_in_every_training(result):
@@ -49,6 +50,9 @@ def test_callbacks_of_tf_keras_are_called_in_every_training(result):
 def test_the_record_has_the_keys_of_a_native_run(result, native):
     ours, theirs = result.report.to_dict(), native.report.to_dict()
     assert set(ours) == set(theirs)
+    more = set(ours["environment"]) - set(theirs["environment"])
+    assert more == {"tf_keras", "tensorflow-model-optimization"}
+    assert ours["environment"]["tf_keras"] == tf_keras.__version__
     for part in ("baseline", "final"):
         assert set(ours[part]) == set(theirs[part])
     for part in ("candidates", "steps"):
@@ -59,17 +63,18 @@ def test_the_record_has_the_keys_of_a_native_run(result, native):
 def test_the_file_holds_zeros_and_8_bits_and_answers_as_the_model(result, digits):
     x, y = digits.test
     final = result.report.final
-    assert final["format"] == "static_int8" and final["sparsity"] == pytest.approx(0.75, abs=0.03)
-    assert final["agreement"] >= 0.999
+    assert final["format"] == "static_int8" and final["sparsity"] == pytest.approx(0.5, abs=0.03)
+    assert final["agreement"] >= 0.99
     answers = bm.LiteModel(result.litert_path).predict(x).argmax(axis=-1)
     assert final["metric"] == pytest.approx(np.mean(answers == y))
     assert isinstance(result.model, tf_keras.Model)
-    np.testing.assert_array_equal(result.model.predict(x, verbose=0).argmax(axis=-1) == y, answers == y)
+    assert np.mean(result.model.predict(x, verbose=0).argmax(axis=-1) == answers) == pytest.approx(final["agreement"])
 
 
 def test_steps_and_what_was_left_out_are_told(result):
     assert [step["name"] for step in result.report.steps] == ["prune", "prune-aware_int8"]
-    assert [(row["layer"], row["step"]) for row in result.report.skipped] == [("tf.math.multiply", "quantize")]
+    (row,) = result.report.skipped
+    assert row["layer"].startswith("tf.math.multiply") and row["step"] == "quantize"
 
 
 def test_a_finished_run_is_read_back_and_no_step_is_repeated(network, digits, result):
