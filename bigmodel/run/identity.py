@@ -43,7 +43,8 @@ def identity_of(model: keras.Model, data: Data, plan: dict[str, Any], seed: int)
 
 def environment(model: keras.Model | None = None) -> dict[str, Any]:
     """Returns versions and devices, for the report; those of Keras 2 where the model is of it."""
-    packages = _PACKAGES + (_LEGACY_PACKAGES if layer_in(model) is not None else ())
+    is_legacy = model is not None and layer_in(model) is not None
+    packages = _PACKAGES + (_LEGACY_PACKAGES if is_legacy else ())
     return {
         **{package: _version(package) for package in packages},
         "python": platform.python_version(),
