@@ -63,5 +63,19 @@ def test_steps_alone_in_a_training_loop_of_ones_own(tmp_path):
     assert size < parameters * 4 / 2.5  # one byte for a weight instead of four, and the file's own tables
 
 
+def test_the_quickstart_of_tf_keras_makes_the_same_report(tmp_path):
+    output = run("quickstart_tf_keras.py", tmp_path)
+    directory = tmp_path / "runs" / "digits_tf_keras"
+    record = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    final, baseline = record["final"], record["baseline"]
+    assert (directory / "model.tflite").stat().st_size == final["size_bytes"]
+    assert final["format"] == "static_int8" and final["sparsity"] == pytest.approx(0.5, abs=0.05)
+    assert final["size_bytes"] * 3 <= baseline["size_bytes"]
+    assert final["metric"] >= baseline["metric"] - 0.02
+    predicted, expected = re.search(r"predicted \[([\d ]+)\] expected \[([\d ]+)\]", output).groups()
+    assert sum(a == b for a, b in zip(predicted.split(), expected.split(), strict=True)) >= 7
+
+
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "own_training_loop.py"}
+    names = {"quickstart.py", "quickstart_tf_keras.py", "own_training_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == names
