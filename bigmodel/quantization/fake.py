@@ -171,13 +171,19 @@ def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:
     width = high - low
     # A range without width means an input of zeros only, which any scale keeps.
     width = ops.where(width > 0, width, 255.0)
-    inverse = 255.0 / width
     # The two differ where a value lies halfway between two codes, as those of a grid often do.
     if kernels == "xnnpack":
+        inverse = 255.0 / width
         nearest, least, most = ops.round, low * inverse, high * inverse
     else:
+        inverse = 1.0 / (width / 255.0)
         nearest, least, most = _round_half_away, low * 255.0 / width, high * 255.0 / width
     zero_point = ops.clip(nearest(ops.where(least + most > 1.0, -128.0 - least, 127.0 - most)), -128, 127)
+    if kernels == "builtin":  # they round what the zero point was added to, and halves away from its code 0
+
+        def nearest(steps: Any) -> Any:
+            return _round_half_away(steps + zero_point) - zero_point
+
     # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
     limits = -128 - zero_point, 127 - zero_point
     return _on_grid(inputs, width / 255.0, *limits, inverse=inverse, nearest=nearest, stops_outside=False)
@@ -215,7 +221,9 @@ def _round_half_away(values: Any) -> Any:
     return ops.sign(values) * ops.floor(ops.abs(values) + 0.5)
 
 
-def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any, *, halves: Halves = "even") -> Any:
+def static_fake_quantize(
+    inputs: Any, scale: Any, zero_point: Any, *, halves: Halves = "even", shifts: Sequence[int] = ()
+) -> Any:
     """Returns inputs on a fixed 8-bit grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
 
     Gradients pass to values within the grid's range and stop outside of it (Jacob et al., 2018, section 3.1).
@@ -225,7 +233,16 @@ def static_fake_quantize(inputs: Any, scale: Any, zero_point: Any, *, halves: Ha
         scale: The positive scale, a scalar.
         zero_point: The code of zero, -128..127, a scalar.
         halves: Which of two equally near codes: the "even" one, or the one "away" from code 0, as of average pooling.
+        shifts: For each channel, the last axis, by how many bits the kernel shifts right at the end: it rounds to such
+            a part of a step first, then to a step, halves upwards both times. Empty: it rounds once.
     """
+    if shifts:
+        parts = ops.convert_to_tensor([2.0**shift for shift in shifts], "float32")
+
+        def twice(steps: Any) -> Any:
+            return ops.floor(ops.floor(steps * parts + 0.5) / parts + 0.5)
+
+        return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point, nearest=twice)
     if halves == "even":
         return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
 

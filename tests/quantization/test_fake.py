@@ -145,11 +145,11 @@ def test_rows_of_the_built_in_kernel_are_symmetric():
     np.testing.assert_allclose(quantized, codes * bound / 127, rtol=3e-7)
 
 
-def test_halves_go_to_even_codes_in_xnnpack_and_away_from_zero_in_the_built_in_kernels():
-    inputs = np.float32([[0.0, 0.5, 1.5, 2.5, 255.0]])  # a step of 1
+def test_halves_go_to_even_codes_in_xnnpack_and_away_from_code_0_in_the_built_in_kernels():
+    inputs = np.float32([[0.0, 0.5, 1.5, 2.5, 255.0]])  # a step of 1, and -128 as the zero point
     np.testing.assert_array_equal(fake.dynamic_fake_quantize(inputs, "sample"), [[0, 0, 2, 2, 255]])
     away = fake.dynamic_fake_quantize(inputs, "sample", kernels="builtin")
-    np.testing.assert_array_equal(away, [[0, 1, 2, 3, 255]])
+    np.testing.assert_array_equal(away, [[0, 0, 1, 2, 255]])
 
 
 @pytest.mark.parametrize(("shape", "dilation"), [((3, 11, 2), (2,)), ((2, 7, 8, 3), (2, 3)), ((2, 6, 6, 1), (1, 2))])
@@ -275,3 +275,10 @@ def test_a_range_is_widened_to_contain_zero():
     scale, zero_point = fake.static_parameters(np.float32(-5.1), np.float32(-2.0))
     assert float(scale) == pytest.approx(5.1 / 255) and float(zero_point) == 127
     assert float(ops.convert_to_numpy(fake.static_fake_quantize(np.float32(0.0), scale, zero_point))) == 0.0
+
+
+def test_a_kernel_that_shifts_rounds_twice_and_halves_upwards():
+    steps = np.float32([[1.47, 1.47], [-1.53, -1.53], [2.49, 2.49], [0.4, 0.4]])
+    found = fake.static_fake_quantize(steps * 0.5, 0.5, 0.0, shifts=(3, 0))
+    # In eighths first: 1.47 is 1.5 and so 2, -1.53 is -1.5 and so -1, 2.49 is 2.5 and so 3.
+    np.testing.assert_array_equal(found, np.float32([[2, 1], [-1, -2], [3, 2], [0, 0]]) * 0.5)
