@@ -59,7 +59,6 @@ VALUES: dict[str, dict[str, Any]] = {
         "activations": "static",
         "method": "aware",
         "size": 20_000,
-        "activation_bits": 16,
         "observer": "learned",
         "clipping": "learned",
         "rounding": "adaptive",
@@ -126,7 +125,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "method": ["qat", None],
         "where": ["dense", 3],
         "size": [0, 1.5, "big", "20KB"],  # the last one: bits that are not mixed
-        "activation_bits": [4, None],
+        "activation_bits": [4, 16, None],
         "observer": ["max", None],
         "clipping": ["pact", None],
         "rounding": ["up", None],

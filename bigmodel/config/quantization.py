@@ -38,7 +38,7 @@ class QuantizeConfig(Config):
         where: Which layers; `None`: all layers the runtime can hold quantized.
         size: Of bits "mixed": most bytes of the file, as a number or text like "20KB"; `None`: halfway between the
             file of 8 bits and that of 4.
-        activation_bits: Of static activations: 8 or 16.
+        activation_bits: Of activations: 8. No file with other integers is written.
         observer: How a static activation's range is found: "min_max", "moving_average", "percentile" (99.99 %), "mse"
             (least squared error), "entropy" (least Kullback-Leibler divergence), "learned" (trained with the weights:
             PACT, Choi et al., 2018; method "aware" only), or "auto": by measurement.
@@ -85,9 +85,12 @@ class QuantizeConfig(Config):
         object.__setattr__(self, "size", size_bytes(self.size, "QuantizeConfig.size"))
         self._check_number("size", 1, math.inf, whole=True, optional=True)
         self._check(self.size is None or self.bits == "mixed", "size", "None unless bits='mixed'")
-        self._check_choice("activation_bits", (8, 16))
-        is_static = self.activations in ("static", "auto")
-        self._check(self.activation_bits == 8 or is_static, "activation_bits", "8 unless activations are static")
+        self._check(
+            self.activation_bits == 8,
+            "activation_bits",
+            "8: no file with activations of other bits is written",
+            "Leave it out; with activations='float' only weights are rounded.",
+        )
         self._check_choice("observer", ("auto", "min_max", "moving_average", "percentile", "mse", "entropy", "learned"))
         self._check_choice("clipping", ("auto", "min_max", "mse", "learned"))
         self._check_choice("rounding", ("auto", "nearest", "adaptive"))
