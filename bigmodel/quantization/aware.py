@@ -36,6 +36,7 @@ def quantize_aware(
     config: QuantizeConfig,
     *,
     train: TrainConfig,
+    teacher: keras.Model | None = None,
     seed: int = 0,
     verbose: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -52,6 +53,7 @@ def quantize_aware(
         data: Data from `as_data`.
         config: Bits, activations and layers, and how grids are found.
         train: How to train.
+        teacher: A model whose outputs are learned next to the labels; not changed.
         seed: Same seed, same result.
         verbose: As in Keras' `fit`.
         callbacks: Further Keras callbacks; `KeepZeros` keeps a pruned model pruned.
@@ -76,6 +78,7 @@ def quantize_aware(
         data,
         train,
         learning_rate=_SHARE_OF_RATE[least_bits(simulation)] * peak_learning_rate(simulation),
+        teacher=teacher,
         callbacks=[*callbacks, *_turns(simulation, config)],
         seed=seed,
         checkpoint=checkpoint,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -66,7 +67,10 @@ def train_config(train: TrainConfig, values: Mapping[str, Any], *, times: int = 
         times: Factor on its epochs.
     """
     own = {name: values[name] for name in ("learning_rate", "batch_size") if name in values}
-    return dataclasses.replace(train, epochs=times * int(values.get("epochs", train.epochs)), **own)
+    epochs = times * int(values.get("epochs", train.epochs))
+    # A cosine brings its gains at its end, so that a longer one needs more patience to get there.
+    patience = max(train.patience, math.ceil(train.patience * epochs / max(train.epochs, 1)))
+    return dataclasses.replace(train, epochs=epochs, patience=patience, **own)
 
 
 def trains_whole(values: Mapping[str, Any]) -> bool:

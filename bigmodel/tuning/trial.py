@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bigmodel.config import QuantizeConfig, Target, TrainConfig
+from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig
 from bigmodel.data import Data, Split
 from bigmodel.errors import ConversionError
 from bigmodel.evaluation import evaluate_file, evaluate_model, inspect_file, measure_latency, primary_metric
@@ -190,20 +190,9 @@ class Bench:
             made = self._checked(trained(made, self.data, values, train, callbacks=callbacks, seed=self.seed), limits)
         channels, zeros = channels_config(made, values), zeros_config(values)
         bits = quantize_config(values, self.quantize)
+        teacher = made if channels is not None and values.get("distillation", 1) else None
         if channels is not None:
-            teacher, alone = made, dataclasses.replace(train, epochs=0)
-            made = prune_channels(made, self.data, channels, train=alone, seed=self.seed)
-            ease_dropout(made, values, teacher)
-            if train.epochs:
-                fit(
-                    made,
-                    self.data,
-                    train,
-                    learning_rate=peak_learning_rate(made),
-                    teacher=teacher if values.get("distillation", 1) else None,
-                    callbacks=callbacks,
-                    seed=self.seed,
-                )
+            made = self._narrowed(made, channels, values, train, teacher, callbacks)
             self._checked(made, limits)
         if zeros is not None:
             made = prune_weights(made, self.data, zeros, train=train, seed=self.seed, callbacks=callbacks)
@@ -213,9 +202,28 @@ class Bench:
         elif bits is not None:
             keeping = [KeepZeros()] if zeros is not None else []
             made, _ = quantize_aware(
-                made, self.data, bits, train=train, seed=self.seed, callbacks=[*callbacks, *keeping]
+                made, self.data, bits, train=train, teacher=teacher, seed=self.seed, callbacks=[*callbacks, *keeping]
             )
             self._checked(made, limits)
+        return made
+
+    def _narrowed(
+        self,
+        whole: keras.Model,
+        channels: PruneConfig,
+        values: Mapping[str, Any],
+        train: TrainConfig,
+        teacher: keras.Model | None,
+        callbacks: list[keras.callbacks.Callback],
+    ) -> keras.Model:
+        """The network without some of its channels, trained again."""
+        made = prune_channels(whole, self.data, channels, train=dataclasses.replace(train, epochs=0), seed=self.seed)
+        ease_dropout(made, values, whole)
+        if train.epochs:
+            rate = peak_learning_rate(made)
+            fit(
+                made, self.data, train, learning_rate=rate, teacher=teacher, callbacks=callbacks, seed=self.seed
+            )  # fmt: skip
         return made
 
     def _checked(self, made: keras.Model, limits: Limits) -> keras.Model:

@@ -7,14 +7,16 @@ import time
 
 import numpy as np
 import pytest
-from searches import build, network, rates, search
+from searches import TRAIN, build, network, rates, search
 
 from bigmodel.config import Target, TrainConfig, TuneConfig
 from bigmodel.data import Data
 from bigmodel.errors import ModelError
+from bigmodel.quantization import quantize_aware
 from bigmodel.tuning import Options
 from bigmodel.tuning.holdout import set_aside
 from bigmodel.tuning.objective import Objective
+from bigmodel.tuning.trial import Bench
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,22 @@ def test_a_search_that_was_cut_off_ends_as_the_unbroken_one(trained, data, tmp_p
     assert [[row[k] for k in keys] for row in resumed.trials] == [[row[k] for k in keys] for row in whole.trials]
     for a, b in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_lost_channels_learns_from_the_whole_network_until_it_is_quantized(trained, data, tmp_path, monkeypatch):
+    teachers = []
+
+    def watched(made, data, bits, *, teacher, **settings):
+        teachers.append(teacher)
+        return quantize_aware(made, data, bits, teacher=teacher, **settings)
+
+    monkeypatch.setattr("bigmodel.tuning.trial.quantize_aware", watched)
+    bench = Bench(trained, data, Objective("loss", "min", Target()), TRAIN, 0, {"metric": 0.9})
+    values = {"bits": 4, "channels": 0.5}
+    for number, more in enumerate([{}, {"distillation": 0.0}, {"channels": 1.0}]):
+        (folder := tmp_path / str(number)).mkdir()
+        assert bench.run(None, {**values, **more}, folder)["status"] == "done"
+    assert teachers == [trained, None, None]
 
 
 @pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])
