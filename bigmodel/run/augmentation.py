@@ -58,7 +58,12 @@ class AugmentationStage:
         return self._varied
 
     def ordered_data(self, network: keras.Model) -> Data:
-        """Returns what an untrained network trains on: nothing can be measured on it, so that only an order counts."""
+        """Returns what networks train on for which "auto" can't be measured, so that only an order counts.
+
+        Untrained ones have no weights to start from. A search's trials lose most of their channels, and with them the
+        capacity that variation asks for: on Fashion-MNIST, what helps 784-256-128-64-10 costs an eighth of it 0.9
+        points (0.8429, 0.8517 without).
+        """
         return self.data if self.plan.augment == "auto" else self.training_data(network)
 
     @property
@@ -66,7 +71,8 @@ class AugmentationStage:
         """What a reader should know."""
         if self.plan.augment is None or self._varied is not None:
             return self._notes
-        return ("augment: no step trained on the data, so that nothing was varied",)
+        trained = "the whole network" if self.plan.augment == "auto" else "on the data"
+        return (f"augment: no step trained {trained}, so that nothing was varied",)
 
     def _chosen(self, network: keras.Model) -> AugmentConfig:
         if self.data.validation is None:

@@ -132,7 +132,7 @@ class SearchStage:
         config = plan.tune if isinstance(plan.tune, TuneConfig) else TuneConfig()
         with self.stages.stage("search") as stage:
             tuned = tune_model(
-                network, self.augmentation.training_data(network), config, target=plan.target, train=plan.train,
+                network, self.augmentation.ordered_data(network), config, target=plan.target, train=plan.train,
                 seed=self.seed, directory=self.journal.path("tuning"), callbacks=[*self.callbacks, *keeping],
                 options=options,
             )  # fmt: skip

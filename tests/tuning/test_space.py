@@ -55,11 +55,25 @@ def test_values_go_into_the_configs_of_the_steps():
     assert (config.bits, config.clipping, config.method, config.activations) == (4, "mse", "aware", "dynamic")
     train = train_config(TrainConfig(), values, times=2)
     assert (train.epochs, train.batch_size, train.learning_rate) == (6, 16, None)
+    assert train.patience == 4  # 3 of 5 epochs, of 6
+    assert train_config(TrainConfig(), {}).patience == 3
+    assert train_config(TrainConfig(epochs=4, patience=3), {"epochs": 10}).patience == 8  # 3 of 4, of 10
     assert zeros_config({}) is quantize_config({"bits": 16}) is None
 
 
+def test_more_goes_where_more_is_saved():
+    hidden = [keras.layers.Dense(width, name=f"d{width}") for width in (256, 128, 64)]
+    model = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10)])
+    gone = channels_config(model, {"channels": 0.1}).sparsity
+    assert gone["d256"] > gone["d128"] > gone["d64"] > 0
+    equal = [keras.layers.Dense(50, name=name) for name in "abc"]
+    model = keras.Sequential([keras.Input((50,)), *equal, keras.layers.Dense(50)])
+    gone = channels_config(model, {"channels": 0.25}).sparsity
+    assert gone["a"] == gone["b"] == gone["c"] > 0.5
+
+
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.9])
-def test_channels_go_evenly_until_the_parameters_are_few_enough(share):
+def test_channels_go_until_the_parameters_are_few_enough(share):
     hidden = [keras.layers.Dense(width, name=f"d{width}") for width in (60, 40, 9)]
     model = keras.Sequential([keras.Input((50,)), *hidden, keras.layers.Dense(3)])
     config = channels_config(model, {"channels": share})
