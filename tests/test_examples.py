@@ -15,9 +15,9 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-def run(script: str, cwd: Path) -> str:
+def run(script: str, cwd: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, EXAMPLES / script]
+    command = [sys.executable, EXAMPLES / script, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -63,6 +63,18 @@ def test_steps_alone_in_a_training_loop_of_ones_own(tmp_path):
     assert size < parameters * 4 / 2.5  # one byte for a weight instead of four, and the file's own tables
 
 
+def test_the_whole_recipe_searches_a_network_and_compresses_it(tmp_path):
+    output = run("fashion_mnist.py", tmp_path, "--short")
+    record = json.loads((tmp_path / "runs" / "fashion_mnist" / "report.json").read_text(encoding="utf-8"))
+    assert record["max_drop"] == 0.0
+    searched = re.search(r"^searched: (.+)$", output, re.M)[1]
+    assert all(f"'{name}'" in searched for name in ("learning_rate", "dropout", "initializer", "w1", "augmentation"))
+    size, accuracy = re.search(r"^([\d,]+) bytes, accuracy ([\d.]+)$", output, re.M).groups()
+    assert int(size.replace(",", "")) == (tmp_path / "runs" / "fashion_mnist" / "model.tflite").stat().st_size
+    assert float(accuracy) == pytest.approx(record["final"]["metric"], abs=5e-5)
+    assert record["final"]["size_bytes"] < record["baseline"]["size_bytes"] / 3
+
+
 def test_the_quickstart_of_tf_keras_makes_the_same_report(tmp_path):
     output = run("quickstart_tf_keras.py", tmp_path)
     directory = tmp_path / "runs" / "digits_tf_keras"
@@ -77,5 +89,5 @@ def test_the_quickstart_of_tf_keras_makes_the_same_report(tmp_path):
 
 
 def test_every_example_is_run_here():
-    names = {"quickstart.py", "quickstart_tf_keras.py", "own_training_loop.py"}
+    names = {"quickstart.py", "quickstart_tf_keras.py", "own_training_loop.py", "fashion_mnist.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == names
