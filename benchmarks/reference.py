@@ -33,6 +33,8 @@ RESNET: dict[str, Any] = {"network": networks.resnet8, "epochs": 8, "flat": Fals
 # Enough epochs to learn again what went; the cosine ends at zero, so that stopping early would cut it off.
 LONG = bm.TrainConfig(epochs=25, patience=25)
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mlp": (MLP, {}),
+    "mlp-no-drop": (MLP, {"target": bm.Target(max_drop=0.0)}),
     "mlp-80%-int8": (MLP, {"prune": 0.8, "quantize": 8}),
     "mlp-80%-int4": (MLP, {"prune": 0.8, "quantize": 4}),
     "mlp-channels-int4": (
