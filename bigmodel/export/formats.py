@@ -150,6 +150,7 @@ class Written:
         dynamic: Of a static file, the names of the grids whose ops find the range of their input at run time.
         float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
         biases: Of a static file, by grid, what rounding to integers added to each bias, in steps of the weight.
+        shifts: Of a static file, by range, for each channel by how many bits a kernel that rounds twice shifts between.
     """
 
     format: str
@@ -160,3 +161,4 @@ class Written:
     dynamic: tuple[str, ...] = ()
     float_ops: dict[str, int] = dataclasses.field(default_factory=dict)
     biases: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    shifts: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)

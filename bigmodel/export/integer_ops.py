@@ -114,3 +114,27 @@ def float_ops(model: Any) -> dict[str, int]:
             if code not in _CASTS and any(_is_float(graph.tensors[i]) for i in (*op.inputs, *op.outputs) if i >= 0):
                 found[names[code]] += 1
     return dict(found)
+
+
+def shifts(model: Any) -> dict[str, list[int]]:
+    """Returns for each integer convolution of 4-bit weights how its kernel shifts, by the name of its result.
+
+    XNNPACK leaves such convolutions to the runtime's own kernel. That multiplies a sum by `m * 2**-shift` with
+    0.5 <= m < 1 in integers: it rounds the product with m, shifts, and rounds again. Others round once.
+
+    Args:
+        model: A written file.
+
+    Returns:
+        For each channel of the result its shift, in bits.
+    """
+    graph, found = model.subgraphs[0], {}
+    for op in graph.operators:
+        if model.operatorCodes[op.opcodeIndex].builtinCode != schema.BuiltinOperator.CONV_2D:
+            continue
+        read, weight, result = (graph.tensors[i] for i in (op.inputs[0], op.inputs[1], op.outputs[0]))
+        if weight.type == schema.TensorType.INT4 and read.type == result.type == schema.TensorType.INT8:
+            step = float(read.quantization.scale[0]) / float(result.quantization.scale[0])
+            _, exponents = np.frexp(step * np.asarray(weight.quantization.scale, np.float64))
+            found[tfl_flatbuffer_utils.get_tensor_name(result)] = np.maximum(-exponents, 0).tolist()
+    return found

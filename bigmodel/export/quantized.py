@@ -83,7 +83,7 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}}
+    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}, "shifts": {}}
 
 
 def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
@@ -96,4 +96,5 @@ def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
         dynamic=tuple(answer["dynamic"]),
         float_ops=dict(answer["float_ops"]),
         biases={name: tuple(errors) for name, errors in answer["biases"].items()},
+        shifts={name: tuple(bits) for name, bits in answer["shifts"].items()},
     )

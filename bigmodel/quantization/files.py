@@ -184,7 +184,7 @@ def _simulation_of(
         return with_activations(simulation, activations)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
     dynamic = {name.split("/")[0] for name in account.dynamic}
-    static = with_activations(simulation, "static", ranges=ranges, dynamic=dynamic)
+    static = with_activations(simulation, "static", ranges=ranges, dynamic=dynamic, shifts=account.shifts)
     for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
     take_biases(static, account.biases)

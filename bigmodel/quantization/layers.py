@@ -200,6 +200,7 @@ class FakeQuantize(keras.layers.Layer):
         learned: Whether the ends of the range are trained with the weights.
         fixed: Whether the range has come to rest: it neither moves nor is trained.
         halves: How values in the middle of two codes are rounded: see `fake.static_fake_quantize`.
+        shifts: For each channel, how a kernel that rounds twice shifts: see there too.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
@@ -210,10 +211,12 @@ class FakeQuantize(keras.layers.Layer):
         learned: bool = False,
         fixed: bool = False,
         halves: fake.Halves = "even",
+        shifts: Iterable[int] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.momentum, self.learned, self.fixed, self.halves = momentum, learned, fixed, halves
+        self.shifts = tuple(shifts)
         self.delayed = False  # as in `Quantized`
         self.supports_masking = True
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
@@ -258,7 +261,7 @@ class FakeQuantize(keras.layers.Layer):
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
             grid = self.scale.value, self.zero_point.value
-            outputs = fake.static_fake_quantize(values, *grid, halves=self.halves)
+            outputs = fake.static_fake_quantize(values, *grid, halves=self.halves, shifts=self.shifts)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
@@ -275,4 +278,4 @@ class FakeQuantize(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the config with what moves the range."""
         own = ("momentum", "learned", "fixed", "halves")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}, "shifts": list(self.shifts)}

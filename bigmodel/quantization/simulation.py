@@ -17,7 +17,7 @@ from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.affine import as_convolution, find_affine
 from bigmodel.quantization.flat import laid_out
-from bigmodel.quantization.folding import Folds, find_folds, folded
+from bigmodel.quantization.folding import Folds, find_folds, folded, remainder
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 from bigmodel.quantization.parts import find_weight, inner_layers, is_built_in, joined
 from bigmodel.quantization.rebuild import After, Point, as_graph, copy_layer, rebuild
@@ -61,7 +61,7 @@ def _canonical(model: keras.Model, folds: Folds) -> keras.Model:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
         if operation in folds:
-            return []
+            return remainder(operation)
         if id(operation) in before:
             return [folded(operation, before[id(operation)])]
         if type(operation) in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
@@ -126,10 +126,11 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
     """
     model = as_graph(model)
     folds = find_folds(model)
-    skipped = [
-        Skipped(layer.name, "quantize", f"folded into {', '.join(dense.name for dense in targets)}, as in the file")
-        for layer, targets in folds.items()
-    ]
+    skipped = []
+    for layer, targets in folds.items():
+        what = "its factors are folded" if remainder(layer) else "folded"
+        reason = f"{what} into {', '.join(dense.name for dense in targets)}, as in the file"
+        skipped.append(Skipped(layer.name, "quantize", reason))
 
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
@@ -223,6 +224,7 @@ def with_activations(
     ranges: Ranges | None = None,
     momentum: float | None = None,
     dynamic: Collection[str] = (),
+    shifts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> keras.Model:
     """Returns the simulation of another file with the same weights on the same grids. The given one is not changed.
 
@@ -232,6 +234,7 @@ def with_activations(
         ranges: For static activations: the range of every tensor that the file keeps in 8 bits.
         momentum: For static activations: the momentum of ranges that move in training.
         dynamic: For static activations: names of the layers whose kernels find the range of their input at run time.
+        shifts: For static activations: by the name of a range, how the kernel that rounds to it twice shifts.
     """
     outputs = set(simulation.output_names) if activations == "static" else set()
     simulation = laid_out(simulation) if activations == "static" else simulation
@@ -254,7 +257,7 @@ def with_activations(
         return _named_output(links, operation.name) if operation.name in outputs else links
 
     averaging = {layer.name for layer in walk(simulation) if isinstance(layer, _AVERAGING)}
-    after = _range_inserter(ranges, momentum, averaging) if ranges else None
+    after = _range_inserter(ranges, momentum, averaging, shifts or {}) if ranges else None
     return rebuild(simulation, replace, after)
 
 
@@ -270,12 +273,16 @@ def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Act
     return layer
 
 
-def _range_inserter(ranges: Ranges, momentum: float | None, averaging: Collection[str]) -> After:
+def _range_inserter(
+    ranges: Ranges, momentum: float | None, averaging: Collection[str], shifts: Mapping[str, tuple[int, ...]]
+) -> After:
     def after(point: Point, tensor: Any) -> Any:
         if point not in ranges:
             return tensor
         halves: fake.Halves = "away" if point.name.removesuffix("_output") in averaging else "even"
-        layer = FakeQuantize(momentum=momentum, halves=halves, name=point.layer_name)
+        own = shifts.get(point.layer_name, ())
+        own = own if len(own) == tensor.shape[-1] else ()
+        layer = FakeQuantize(momentum=momentum, halves=halves, shifts=own, name=point.layer_name)
         layer.set_range(*ranges[point])
         return layer(tensor)
 

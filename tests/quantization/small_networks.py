@@ -157,6 +157,19 @@ def normalised_before_dense():
 
 
 @network
+def root_mean_squares():
+    inputs = keras.Input((6, 8))
+    x = inputs + L.Dense(8)(L.Dense(12, activation="relu")(L.RMSNormalization()(inputs)))
+    return keras.Model(inputs, L.Dense(3)(L.RMSNormalization()(L.GlobalAveragePooling1D()(x))))
+
+
+@network
+def operator_between():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, L.Dense(3)(L.Dense(8, activation="relu")(inputs) * 1.5))
+
+
+@network
 def squeeze_and_excite():
     inputs = keras.Input((8, 8, 4))
     x = L.Conv2D(6, 3, activation="relu")(inputs)
@@ -282,7 +295,7 @@ def make(name):
             kind, shape = variable.path.split("/")[-1], variable.shape
             if kind == "moving_variance":
                 variable.assign(rng.uniform(0.5, 2.0, shape))
-            elif kind == "gamma":  # of either sign: a folded channel may be negated
+            elif kind in ("gamma", "scale"):  # of either sign: a folded channel may be negated
                 variable.assign(rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape))
             elif "seed" not in kind:
                 fan_in = np.prod(shape[:-1])
