@@ -13,8 +13,9 @@ import numpy as np
 
 from bigmodel.config import QuantizeConfig
 from bigmodel.data import Data
-from bigmodel.errors import ArgumentError, ConversionError
+from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.export.formats import format_of
+from bigmodel.graph import is_graph
 from bigmodel.quantization.clipping import mse_scale
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.layers import Quantized
@@ -79,9 +80,16 @@ def allot_bits(model: keras.Model, data: Data | None, config: QuantizeConfig) ->
 
     Raises:
         ArgumentError: There is no data, or the size can't be reached.
-        ModelError: The model has no layer to quantize.
+        ModelError: The model has no graph of layers, or no layer to quantize.
         ConversionError: The file could not be written.
     """
+    if not is_graph(model):
+        raise ModelError(
+            "Bits can't be allotted to the layers of this model.",
+            received=f"bits='mixed' for {type(model).__name__} {model.name!r}, whose layers only its call() connects",
+            expected="a functional or Sequential model",
+            fix="Pass bits as a dict by layer name, or as a function of a layer.",
+        )
     kind = "dynamic" if config.activations == "auto" else config.activations
     config = dataclasses.replace(config, activations=kind, size=config.size)
     samples = _samples(data)
