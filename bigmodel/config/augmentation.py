@@ -46,27 +46,25 @@ NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(name for row in TRANSFORMS.v
 class AugmentConfig(Config):
     """How training samples are varied, anew in each epoch, outside the model.
 
-    | kind | transform | magnitude |
-    |---|---|---|
-    | image | `flip_horizontal`, `flip_vertical` | share of the images that are flipped |
-    | | `rotation` | largest angle, in full turns |
-    | | `zoom`, `translation` | largest change, as a share of the side |
-    | | `brightness` | largest shift, as a share of the value range |
-    | | `contrast` | largest relative change of the distance from the mean |
-    | | `noise` | standard deviation, as a share of the value range |
-    | | `cutout` | largest share of the area that is erased |
-    | | `randaugment` | `factor` of Keras' RandAugment, two operations for each batch |
-    | | `mixup`, `cutmix` | alpha: the mixing weight is drawn from Beta(alpha, alpha) |
-    | sequence | `jitter` | standard deviation, in standard deviations of the channel |
-    | | `scaling` | standard deviation of the factor around 1 |
-    | | `time_warp` | largest local change of speed |
-    | | `window_slice` | largest share of the steps that is cut off before the rest is stretched |
-    | | `time_masking` | largest share of the steps that is set to the channel's mean |
-    | | `mixup` | as of images |
-    | tabular | `noise` | standard deviation, in standard deviations of the feature |
-    | | `feature_masking` | probability that a feature is set to its mean |
-    | | `mixup` | as of images |
-    | tokens | `token_deletion`, `token_masking`, `token_swap` | probability for each token |
+    - image, `flip_horizontal`, `flip_vertical`: share of the images that are flipped
+    - image, `rotation`: largest angle, in full turns
+    - image, `zoom`, `translation`: largest change, as a share of the side
+    - image, `brightness`: largest shift, as a share of the value range
+    - image, `contrast`: largest relative change of the distance from the mean
+    - image, `noise`: standard deviation, as a share of the value range
+    - image, `cutout`: largest share of the area that is erased
+    - image, `randaugment`: `factor` of Keras' RandAugment, two operations for each batch
+    - image, `mixup`, `cutmix`: alpha: the mixing weight is drawn from Beta(alpha, alpha)
+    - sequence, `jitter`: standard deviation, in standard deviations of the channel
+    - sequence, `scaling`: standard deviation of the factor around 1
+    - sequence, `time_warp`: largest local change of speed
+    - sequence, `window_slice`: largest share of the steps that is cut off before the rest is stretched
+    - sequence, `time_masking`: largest share of the steps that is set to the channel's mean
+    - sequence, `mixup`: as of images
+    - tabular, `noise`: standard deviation, in standard deviations of the feature
+    - tabular, `feature_masking`: probability that a feature is set to its mean
+    - tabular, `mixup`: as of images
+    - tokens, `token_deletion`, `token_masking`, `token_swap`: probability for each token
 
     Args:
         transforms: "auto": those that fit the kind of the data; names, each at its default magnitude; or a mapping

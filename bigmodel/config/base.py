@@ -120,7 +120,7 @@ def resolve(value: object, config: type[_Config], number: str) -> _Config | Lite
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return config(**{number: value})
     raise ArgumentTypeError(
-        f"This can't be used as a {config.__name__}.",
+        f"This is no {config.__name__}.",
         received=describe(value),
         expected=f"a {config.__name__}, a number ({number}), 'auto' or None",
         fix=f"Pass {config.__name__}({number}=...).",

@@ -176,8 +176,12 @@ def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:
         inverse = 255.0 / width
         nearest, least, most = ops.round, low * inverse, high * inverse
     else:
-        inverse = 1.0 / (width / 255.0)
-        nearest, least, most = _round_half_away, low * 255.0 / width, high * 255.0 / width
+        # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255. The sign is 1, but
+        # no constant, of which they would take an approximate reciprocal.
+        scale = ops.cast(width, "float64") / 255.0
+        inverse = ops.sign(width) / ops.cast(scale, "float32")
+        least, most = (ops.cast(ops.cast(end, "float64") / scale, "float32") for end in (low, high))
+        nearest = _round_half_away
     zero_point = ops.clip(nearest(ops.where(least + most > 1.0, -128.0 - least, 127.0 - most)), -128, 127)
     if kernels == "builtin":  # they round what the zero point was added to, and halves away from its code 0
 

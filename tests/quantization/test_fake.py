@@ -186,9 +186,8 @@ def test_ternary_weights_are_those_of_the_formula():
     # Of normally distributed weights the nearest code is that of the threshold, but for those between 0.56 and 0.61.
     assert (codes == np.sign(weights) * large).mean() > 0.95
     error = np.square(weights - codes * scale).sum()
-    for share in (0.9, 0.95, 1.05, 1.1):
-        other = share * scale
-        assert error < np.square(weights - np.asarray(fake.weight_codes(weights, other, 2)) * other).sum()
+    largest = np.abs(weights).max(axis=0, keepdims=True)
+    assert error < 0.5 * np.square(weights - np.asarray(fake.weight_codes(weights, largest, 2)) * largest).sum()
 
 
 def test_binary_weights_are_signs_times_the_mean_size():

@@ -39,15 +39,13 @@ def synthesize(
     Validation, test and calibration stay as they are, and synthetic samples that (nearly) repeat one of validation or
     test are dropped. `data.train.synthetic` marks the rest. Whether they help, `judge_synthesis` measures.
 
-    | method | a synthetic sample is |
-    |---|---|
-    | "resample" | a real one, drawn at random, with noise |
-    | "balance" | a real one of a rare class, with noise |
-    | "smote" | between neighbours of a rare class (imbalanced-learn; `pip install 'bigmodel[synthesis]'`) |
-    | "interpolate" | between two real ones of a class, in the model's features |
-    | "extrapolate" | beyond a real one, away from another one of its class, in the model's features |
-    | "gaussian" | drawn from the normal distribution of its class, in the model's features |
-    | "transform" | a real one, drawn at random and augmented |
+    - "resample": a real one, drawn at random, with noise
+    - "balance": a real one of a rare class, with noise
+    - "smote": between neighbours of a rare class (imbalanced-learn; `pip install 'bigmodel[synthesis]'`)
+    - "interpolate": between two real ones of a class, in the model's features
+    - "extrapolate": beyond a real one, away from another one of its class, in the model's features
+    - "gaussian": drawn from the normal distribution of its class, in the model's features
+    - "transform": a real one, drawn at random and augmented
 
     A point in the features is turned into a sample by blending the inputs of the two nearest real ones of its class;
     token ids take the nearest one alone.
@@ -55,7 +53,7 @@ def synthesize(
     Args:
         model: The model that will read the data; `None` for the methods that need none.
         data: Data in any form that `as_data` takes, with train as arrays.
-        method: One of the table.
+        method: One of the list.
         share: Synthetic samples per real one, above 0 and at most 10.
         seed: Same seed, same samples.
         perturbation: Deviation of the noise of "resample" and "balance", in deviations of each feature.
