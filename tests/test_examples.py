@@ -63,6 +63,7 @@ def test_steps_alone_in_a_training_loop_of_ones_own(tmp_path):
     assert size < parameters * 4 / 2.5  # one byte for a weight instead of four, and the file's own tables
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_searches_a_network_and_compresses_it(tmp_path):
     output = run("fashion_mnist.py", tmp_path, "--short")
     record = json.loads((tmp_path / "runs" / "fashion_mnist" / "report.json").read_text(encoding="utf-8"))
@@ -75,6 +76,7 @@ def test_the_whole_recipe_searches_a_network_and_compresses_it(tmp_path):
     assert record["final"]["size_bytes"] < record["baseline"]["size_bytes"] / 3
 
 
+@pytest.mark.slow
 def test_the_quickstart_of_tf_keras_makes_the_same_report(tmp_path):
     output = run("quickstart_tf_keras.py", tmp_path)
     directory = tmp_path / "runs" / "digits_tf_keras"

@@ -176,8 +176,8 @@ def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:
         inverse = 255.0 / width
         nearest, least, most = ops.round, low * inverse, high * inverse
     else:
-        # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255. The sign is 1, but
-        # no constant, of which they would take an approximate reciprocal.
+        # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255. The sign is 1,
+        # but no constant, of which they would take an approximate reciprocal.
         scale = ops.cast(width, "float64") / 255.0
         inverse = ops.sign(width) / ops.cast(scale, "float32")
         least, most = (ops.cast(ops.cast(end, "float64") / scale, "float32") for end in (low, high))

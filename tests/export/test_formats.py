@@ -12,22 +12,23 @@ from bigmodel.export.formats import FORMATS, Format, Grid, format_named, format_
 def test_names_are_keys_and_say_what_a_file_holds():
     for name, format_ in FORMATS.items():
         assert format_.name == name and format_named(name) is format_
-        assert format_.quantized == (format_.bits <= 8) == (f"int{format_.bits}" in name)
+        held = "mixed" if format_.mixed else f"int{format_.bits}"
+        assert format_.quantized == (format_.bits <= 8) == (held in name)
         assert (format_.activations != "float") == name.startswith(("dynamic", "static"))
 
 
 def test_bits_and_activations_name_one_format():
-    pairs = {(format_.bits, format_.activations) for format_ in FORMATS.values()}
+    pairs = {("mixed" if f.mixed else f.bits, f.activations): f for f in FORMATS.values()}
     assert len(pairs) == len(FORMATS)
-    assert all(format_of(f.bits, f.activations) is f for f in FORMATS.values())
+    assert all(format_of(*pair) is format_ for pair, format_ in pairs.items())
 
 
-@pytest.mark.parametrize(("bits", "activations"), [(4, "static"), (16, "dynamic"), (2, "float")])
+@pytest.mark.parametrize(("bits", "activations"), [(3, "static"), (16, "dynamic"), (32, "static")])
 def test_what_the_runtime_does_not_have_is_refused(bits, activations):
     with pytest.raises(ArgumentError) as caught:
         format_of(bits, activations)
     assert str(bits) in caught.value.received and activations in caught.value.received
-    assert "8 bits" in caught.value.expected and caught.value.fix
+    assert "dynamic_int8" in caught.value.expected and caught.value.fix
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

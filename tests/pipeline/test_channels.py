@@ -29,7 +29,7 @@ def small(trained, digits, bound):
     """The call with a size that no file of the whole network has."""
     target = bm.Target(max_drop=0.3, size=bound)
     return bm.compress_and_tune(
-        trained, digits, target=target, quantize=EIGHT_BITS, train=TrainConfig(epochs=1), verbose=0
+        trained, digits, target=target, augment=None, quantize=EIGHT_BITS, train=TrainConfig(epochs=1), verbose=0
     )
 
 
@@ -54,7 +54,13 @@ def test_the_smaller_file_is_a_smaller_network_that_still_reads_digits(small, di
 def test_channels_and_then_zeros_as_ordered(trained, digits):
     prunings = [PruneConfig(0.5, granularity="channel"), PruneConfig(0.75)]
     result = bm.compress_and_tune(
-        trained, digits, prune=prunings, quantize=EIGHT_BITS, train=TrainConfig(epochs=1), verbose=0
+        trained,
+        digits,
+        augment=None,
+        prune=prunings,
+        quantize=EIGHT_BITS,
+        train=TrainConfig(epochs=1),
+        verbose=0,
     )
     *steps, last = result.report.steps
     assert [step["name"] for step in steps] == ["prune1", "prune2"]

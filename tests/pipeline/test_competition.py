@@ -79,8 +79,8 @@ def test_without_a_float_file_there_is_nothing_to_compare_with(conversions, trai
 
 
 def test_a_file_that_answers_with_no_number_can_not_win(conversions, trained, digits, monkeypatch):
-    def broken(path, x):
-        scores = bm.LiteModel(path).predict(x)
+    def broken(path, x, **how):
+        scores = bm.LiteModel(path, **how).predict(x)
         return scores * np.nan if "static" in path.name else scores
 
     monkeypatch.setattr("bigmodel.run.candidates.first_run", broken)
@@ -109,7 +109,7 @@ def test_training_is_tried_only_where_post_training_misses_the_bound(conversions
     monkeypatch.setattr("bigmodel.run.native.quantize_aware", aware)
     run(trained, digits, quantize=4)
     assert trainings == []  # the copies are as good as the float file
-    for name in ("weight_only_int4", "dynamic_int4"):
+    for name in ("weight_only_int4", "dynamic_int4", "static_int4"):
         conversions[name] = CRASH
     with pytest.raises(ConversionError):
         run(trained, digits, quantize=4)
@@ -132,13 +132,13 @@ def test_the_files_are_measured_on_the_runtime_that_the_caller_names(conversions
         ("candidates", "evaluate_file"),
         ("competition", "measure_latency"),
     ):
-        work = getattr(importlib.import_module(f"bigmodel.{module}"), name)
+        work = getattr(importlib.import_module(f"bigmodel.run.{module}"), name)
 
         def noted(*given, work=work, name=name, **how):
             used.append((name, how["threads"], how["delegate"]))
             return work(*given, **how)
 
-        monkeypatch.setattr(f"bigmodel.{module}.{name}", noted)
+        monkeypatch.setattr(f"bigmodel.run.{module}.{name}", noted)
     record = run(trained, digits, target=bm.Target(threads=2, delegate=None)).report
     assert set(used) == {(name, 2, None) for name in ("first_run", "evaluate_file", "measure_latency")}
     assert (record.environment["threads"], record.environment["delegate"]) == (2, None)
