@@ -99,8 +99,7 @@ def compress_and_tune(
         models, stages, notes = ModelFiles(compiled), Stages(verbose), (*ready.notes, *plan.notes)
         if not journal.path("report.json").is_file():
             orders = (compiled, splits, plan, journal, models, stages, seed, tuple(callbacks), notes, keeps_files)
-            run = NativeRun(*orders)
-            (run if given is model else LegacyRun(*orders, run.competition, run.judged)).go()
+            (NativeRun if given is model else LegacyRun)(*orders).go()
     own, safe_mode = {**custom_objects_of(model), **own_objects(model)}, not has_lambda(model)
     return Result(place, custom_objects=own, safe_mode=safe_mode, is_temporary=not keeps_files)
 

@@ -27,9 +27,8 @@ from bigmodel.evaluation import (
 from bigmodel.export import first_run
 from bigmodel.export.formats import format_named
 from bigmodel.export.saved_model import input_names
+from bigmodel.tuning.objective import SLOWER_ALLOWED
 
-# A file may take this much longer than the float one before "balanced" puts it behind the others (timings are noisy).
-SLOWER_ALLOWED = 1.1
 _FIRST_SAMPLES = 16
 _ROUNDING = 1e-9
 # Channels are removed to a little less than the target.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,58 +12,30 @@ from typing import Any
 import keras
 
 from bigmodel.config import PruneConfig, QuantizeConfig
-from bigmodel.data import Data, Split
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
-from bigmodel.evaluation import evaluate_model, primary_metric
-from bigmodel.export import export_float
-from bigmodel.export.formats import FORMATS, Written
-from bigmodel.export.quantized import write_files
+from bigmodel.evaluation import evaluate_model
+from bigmodel.export.formats import FORMATS
 from bigmodel.own_parts import check_training
 from bigmodel.pruning import KeepClusters, KeepZeros, prune_model
 from bigmodel.pruning.channels import CostModel
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training, simulated
 from bigmodel.quantization.allocation import told_bits, with_allotted_bits
 from bigmodel.quantization.observer_choice import best_observer
+from bigmodel.quantization.simulation import range_layers
 from bigmodel.run.augmentation import AugmentationStage
+from bigmodel.run.base import BaseRun
 from bigmodel.run.candidates import Figures, channel_budget
-from bigmodel.run.competition import Competition, Order
-from bigmodel.run.conclusion import Conclusion
-from bigmodel.run.journal import Journal
-from bigmodel.run.model_files import ModelFiles
-from bigmodel.run.plan import Plan
-from bigmodel.run.progress import Stages
+from bigmodel.run.competition import Order
 from bigmodel.run.search import SearchStage
 from bigmodel.training import clone, pretrain
 
-# Candidates are judged on at most so many samples of the validation split.
-_JUDGED_SAMPLES = 10_000
 
-
-@dataclasses.dataclass
-class NativeRun:
-    """One run: what it works on, and what it has to tell."""
-
-    model: keras.Model
-    data: Data
-    plan: Plan
-    journal: Journal
-    models: ModelFiles
-    stages: Stages
-    seed: int
-    callbacks: tuple[keras.callbacks.Callback, ...]
-    notes: Sequence[str]
-    keeps_files: bool
+class NativeRun(BaseRun):
+    """The run of a Keras 3 model."""
 
     def __post_init__(self) -> None:
-        self.metric = primary_metric(self.model)
-        self.judged = _judged(self.data.validation or self.data.train, self.seed)
-        self.competition = Competition(
-            self.journal, self.judged, self.models, self.metric, self.stages, self.plan.target.runtime
-        )
+        super().__post_init__()
         self.augmentation = AugmentationStage(self.plan, self.data, self.journal, self.stages, self.seed)
-        self.steps: list[Figures] = []
-        self.trials: Sequence[Mapping[str, Any]] = ()
-        self.skipped: dict[tuple[str, str, str], Figures] = {}
 
     def go(self) -> None:
         """The steps in their order."""
@@ -73,7 +43,7 @@ class NativeRun:
         self.stages.say(f"bigmodel: {self.model.name} into {self.journal.directory}")
         model = self._pretrained()
         self.competition.enter_baseline(lambda orders: self._float_files(model, orders), FORMATS["float32"])
-        network, done = self._pruned(model)
+        network, done = self._pruned(model, self._prune)
         self._enter_float(network, done)
         self._enter_quantized(network, done)
         choice = self.competition.decide(self.plan.target)
@@ -84,15 +54,8 @@ class NativeRun:
             self._enter_float(smaller, ("channels",))
             self._enter_quantized(smaller, ("channels",))
             choice = self.competition.decide(self.plan.target)
-        conclusion = Conclusion(
-            self.model, self.data, self.plan, self.journal, self.models, self.competition, self.stages, self.seed,
-            self.keeps_files, self.trials,
-        )  # fmt: skip
         notes = (*self.notes, *self.augmentation.notes)
-        conclusion.write(choice, [*self.augmentation.steps, *self.steps], list(self.skipped.values()), notes)
-        if not self.keeps_files:
-            for name in ("candidates", "checkpoints", "tuning"):
-                shutil.rmtree(self.journal.path(name), ignore_errors=True)
+        self._conclude(choice, [*self.augmentation.steps, *self.steps], notes)
 
     def _check_orders(self) -> None:
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
@@ -130,38 +93,6 @@ class NativeRun:
 
     # --- steps that train: done once, kept as a model file -------------------------------------------------------
 
-    def _step(
-        self,
-        name: str,
-        title: str,
-        model: keras.Model,
-        train: Callable[[list[keras.callbacks.Callback], Path], tuple[keras.Model, Figures]],
-        epochs: int,
-    ) -> keras.Model:
-        """Runs a step, or reads what it made from the run's directory, and tells of it in the report."""
-        path = self.journal.path("checkpoints", f"{name}.keras")
-        with self.stages.stage(title, epochs=epochs) as stage:
-            told = self.journal.recall(f"step {name}")
-            if told is None:
-                started = time.perf_counter()
-                made, details = train([*self.callbacks, *stage.callbacks], path.with_suffix(""))
-                self.models.save(made, path)
-                figures = {
-                    "name": name,
-                    "seconds": time.perf_counter() - started,
-                    "metric_before": evaluate_model(model, self.judged, like=self.model).metric,
-                    "metric_after": evaluate_model(made, self.judged, like=self.model).metric,
-                    **details,
-                }
-                told = self.journal.write(f"step {name}", figures)
-                for state in path.parent.glob(f"{name}.npz*"):  # what an interrupted training would have gone on from
-                    state.unlink()
-            else:
-                made = self.models.load(path)
-            stage.outcome = f"{self.metric.name} {told['metric_before']:.4f} -> {told['metric_after']:.4f}"
-        self.steps.append(told)
-        return made
-
     def _pretrained(self) -> keras.Model:
         epochs = self.plan.train.pretrain_epochs
         if not epochs:
@@ -180,14 +111,6 @@ class NativeRun:
             return made, {"epochs": told.epochs}
 
         return self._step("pretrain", "pretrain", self.model, train, epochs)
-
-    def _pruned(self, model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
-        done: tuple[str, ...] = ()
-        for number, config in enumerate(self.plan.prunes, start=1):
-            name = "prune" if len(self.plan.prunes) == 1 else f"prune{number}"
-            model = self._prune(model, config, name)
-            done = (*done, name)
-        return model, done
 
     def _prune(self, model: keras.Model, config: PruneConfig, name: str) -> keras.Model:
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
@@ -242,18 +165,6 @@ class NativeRun:
                 done, self.plan.float_formats, lambda orders: self._float_files(network, orders, done)
             )
 
-    def _float_files(
-        self, network: keras.Model, orders: Sequence[Order], done: tuple[str, ...] = ()
-    ) -> list[Deployed | ConversionError]:
-        baseline = self.competition.baseline
-        with tempfile.TemporaryDirectory(prefix="bigmodel-float-") as folder:
-            if baseline and not done:  # the network is the baseline's, and so is its file
-                source = self.journal.path(baseline["path"])
-            else:
-                source = export_float(network, Path(folder, "float.tflite"))
-            written = write_files(source, orders)
-        return [Deployed(w, network) if isinstance(w, Written) else w for w in written]
-
     def _enter_quantized(self, network: keras.Model, done: tuple[str, ...]) -> None:
         for ordered, formats in self.quantized_formats.items():
             config, rows = with_allotted_bits(network, self.data, ordered), list[Figures]()
@@ -299,9 +210,7 @@ class NativeRun:
 
         name = "-".join([*done, f"aware_{config.label}"])
         title = f"quantization-aware training, {config.label} weights"
-        simulation = self._step(name, title, network, train, self.plan.train.epochs)
-        self._skip(self.steps[-1]["skipped"])
-        return simulation
+        return self._step(name, title, network, train, self.plan.train.epochs)
 
     def _deployed(self, simulation: keras.Model, done: tuple[str, ...], formats: Sequence[Any]) -> list[Figures]:
         assert self.data.calibration is not None
@@ -309,24 +218,12 @@ class NativeRun:
 
         def write(orders: Sequence[Order]) -> list[Deployed | ConversionError]:
             observer = getattr(self.plan.quantize, "observer", "auto")
-            if observer in ("auto", "learned") and any(format_.activations == "static" for format_, _ in orders):
+            is_open = observer in ("auto", "learned") and not range_layers(simulation)  # its own ranges go first
+            if is_open and any(format_.activations == "static" for format_, _ in orders):
                 observer, _ = best_observer(simulation, samples)
             return deploy(simulation, orders, samples, observer=observer)
 
         return self.competition.enter(done, formats, write)
-
-    def _within(self, row: Figures) -> bool:
-        return row["status"] != "failed" and row["metric_drop"] <= self.plan.target.max_drop
-
-    def _skip(self, skipped: Sequence[Any]) -> None:
-        for one in skipped:
-            row = one if isinstance(one, dict) else dataclasses.asdict(one)
-            self.skipped[(row["layer"], row["step"], row["reason"])] = row
-
-
-def _judged(split: Split, seed: int) -> Split:
-    """The samples that candidates are judged on: of a stream the first ones, which are read again each time."""
-    return split.sample(_JUDGED_SAMPLES, seed=seed) if split.in_memory else split.head(_JUDGED_SAMPLES)
 
 
 def _order_of(config: PruneConfig) -> Figures:

@@ -15,11 +15,11 @@ from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.export.formats import Format, format_named, format_of
 from bigmodel.pruning import KeepClusters, KeepZeros
 from bigmodel.run.augmentation import AugmentationStage
-from bigmodel.run.candidates import SLOWER_ALLOWED
 from bigmodel.run.competition import Competition
 from bigmodel.run.journal import Journal
 from bigmodel.run.plan import NOTHING_PRUNED, Plan
 from bigmodel.run.progress import Stages
+from bigmodel.tuning.objective import SLOWER_ALLOWED
 from bigmodel.tuning.search import Options, Tuned, tune_model
 
 Row = Mapping[str, Any]

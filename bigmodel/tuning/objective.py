@@ -19,7 +19,7 @@ from bigmodel.evaluation.evaluation import Evaluation
 QUANTITIES = {"size": "size_bytes", "latency": "latency_ms", "macs": "macs"}
 _BOUNDS_FROM = 2.0
 SLOWER_ALLOWED = 1.1
-"""How many times the float file's latency a file may take under `Target(optimize="balanced")`; timings are noisy."""
+"""How many times the float file's latency a file may take before "balanced" puts it behind; timings are noisy."""
 # Figures are means over samples: what differs by less than this is equal.
 _ROUNDING = 1e-9
 

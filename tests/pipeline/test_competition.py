@@ -38,7 +38,7 @@ def conversions(monkeypatch, float_file):
     def export(model, path, **_):
         return shutil.copyfile(float_file, path)
 
-    monkeypatch.setattr("bigmodel.run.native.export_float", export)
+    monkeypatch.setattr("bigmodel.run.base.export_float", export)
     monkeypatch.setattr("bigmodel.run.native.deploy", lambda s, orders, _, **how: [made(s, f, p) for f, p in orders])
     monkeypatch.setattr(
         "bigmodel.run.candidates.first_run", lambda path, x, **how: bm.LiteModel(path, **how).predict(x)
@@ -72,7 +72,7 @@ def test_without_a_float_file_there_is_nothing_to_compare_with(conversions, trai
     def refuse(*_, **__):
         raise CRASH
 
-    monkeypatch.setattr("bigmodel.run.native.export_float", refuse)
+    monkeypatch.setattr("bigmodel.run.base.export_float", refuse)
     with pytest.raises(ConversionError, match="no float file") as caught:
         run(trained, digits)
     assert "SIGSEGV" in caught.value.received

@@ -260,7 +260,7 @@ def test_a_model_that_can_not_be_rebuilt_gets_its_float16_file_and_the_reasons(s
 )
 def test_what_it_was_ordered_and_can_not_do_fails_before_anything_is_trained(subclassed, digits, order, monkeypatch):
     monkeypatch.setattr("bigmodel.run.native.NativeRun._step", lambda *_, **__: pytest.fail("it trained"))
-    monkeypatch.setattr("bigmodel.run.native.export_float", lambda *_, **__: pytest.fail("it exported"))
+    monkeypatch.setattr("bigmodel.run.base.export_float", lambda *_, **__: pytest.fail("it exported"))
     with pytest.raises(bm.errors.ModelError) as caught:
         bm.compress_and_tune(subclassed, digits, verbose=0, **order)
     assert caught.value.received and caught.value.expected and caught.value.fix

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import bigmodel as bm
+import bigmodel.pipeline  # loaded here: first loaded within a test, it would keep what stands in there
 
 X = np.random.default_rng(0).normal(size=(120, 6)).astype("float32")
 Y = np.arange(120) % 3
