@@ -28,7 +28,7 @@ from bigmodel.own_parts import own_parts_of
 from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.allocation import common_bits, with_allotted_bits
-from bigmodel.quantization.simulation import activations_of, plain
+from bigmodel.quantization.simulation import activation_bits_of, activations_of, plain
 from bigmodel.run.plan import check_call
 from bigmodel.training import Prepared, prepare
 
@@ -214,8 +214,8 @@ def export_litert(
         model: A built Keras model, or a tf_keras one.
         path: The file to write, ending in ".tflite"; it appears whole or not at all.
         format: "float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8", the same with "int4",
-            "dynamic_int2", or with "mixed" where layers differ; `None`: what the model simulates, "float32" for a plain
-            model.
+            "dynamic_int2", or with "mixed" where layers differ, or "static_int8_a16" with activations of 16 bits;
+            `None`: what the model simulates, "float32" for a plain model.
         data: Samples to calibrate on, for static files; in any form that `bigmodel.as_data` takes, labels not needed.
         io: How a static file takes its inputs and gives its outputs: "float", or "int8" for integer-only devices.
         timeout_s: Seconds that each conversion may take.
@@ -272,7 +272,7 @@ def _float16(model: keras.Model, path: str | os.PathLike[str], wanted: Format, t
 def _wanted_format(simulation: keras.Model, name: str | None) -> Format:
     bits, activations = common_bits(simulation), activations_of(simulation)
     assert activations != "auto"  # a simulation knows
-    wanted = format_of(bits, activations) if name is None else format_named(name)
+    wanted = format_of(bits, activations, activation_bits_of(simulation)) if name is None else format_named(name)
     if wanted.quantized and not wanted.mixed and (bits == "mixed" or wanted.bits != max(bits, 2)):
         raise ArgumentError(
             "The format does not fit the model.",
@@ -294,7 +294,7 @@ def _check_uniform(wanted: Format) -> None:
 
 
 def _check_io(io: str, wanted: Format) -> None:
-    if io not in ("float", "int8") or (io == "int8" and wanted.activations != "static"):
+    if io not in ("float", "int8") or (io == "int8" and (wanted.activations, wanted.activation_bits) != ("static", 8)):
         raise ArgumentError(
             "io can't be used.",
             received=f"io={describe(io)} with format {wanted.name!r}",

@@ -70,7 +70,9 @@ def test_a_shorthand_out_of_range_is_refused_like_the_config_itself():
         ({"bits": 8, "size": "20KB"}, "size"),
         ({"clipping": "learned", "method": "post_training"}, "clipping"),
         ({"observer": "learned", "method": "post_training"}, "observer"),
-        ({"activation_bits": 16, "activations": "static"}, "activation_bits"),
+        ({"activation_bits": 16}, "activation_bits"),
+        ({"activation_bits": 16, "activations": "static", "bits": 4}, "activation_bits"),
+        ({"activation_bits": 16, "activations": "static", "observer": "mse"}, "observer"),
     ],
     ids=str,
 )

@@ -125,7 +125,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "method": ["qat", None],
         "where": ["dense", 3],
         "size": [0, 1.5, "big", "20KB"],  # the last one: bits that are not mixed
-        "activation_bits": [4, 16, None],
+        "activation_bits": [4, None, 8.0, 16],  # the last one: with activations that are not static
         "observer": ["max", None],
         "clipping": ["pact", None],
         "rounding": ["up", None],

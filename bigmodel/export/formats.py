@@ -21,14 +21,16 @@ class Format:
         name: Its name in reports.
         bits: Bits of the weights: 32, 16, 8, 4 or 2; of mixed ones the most.
         activations: "float": computed in float. "dynamic": inputs quantized by the kernels at run time.
-            "static": 8-bit ranges fixed in the file.
+            "static": ranges fixed in the file.
         mixed: Whether weights of the same kind of layer have different bits.
+        activation_bits: Of static activations: 8, or 16 around a zero point of 0.
     """
 
     name: str
     bits: int
     activations: Activations = "float"
     mixed: bool = False
+    activation_bits: int = 8
 
     @property
     def quantized(self) -> bool:
@@ -44,6 +46,7 @@ FORMATS = {
         Format("weight_only_int8", 8),
         Format("dynamic_int8", 8, "dynamic"),
         Format("static_int8", 8, "static"),
+        Format("static_int8_a16", 8, "static", activation_bits=16),
         Format("weight_only_int4", 4),
         Format("dynamic_int4", 4, "dynamic"),
         Format("static_int4", 4, "static"),
@@ -71,7 +74,7 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
-def format_of(bits: int | Literal["mixed"], activations: Activations) -> Format:
+def format_of(bits: int | Literal["mixed"], activations: Activations, activation_bits: int = 8) -> Format:
     """Returns the format with these bits and activations.
 
     Binary weights are stored in two bits, and both they and ternary ones in four where the kernels are not dynamic: in
@@ -83,12 +86,13 @@ def format_of(bits: int | Literal["mixed"], activations: Activations) -> Format:
     stored: int | str = bits
     if bits in (1, 2):
         stored = 2 if activations == "dynamic" else "mixed"
+    wanted = stored, activations, activation_bits
     for format_ in FORMATS.values():
-        if format_.activations == activations and stored == ("mixed" if format_.mixed else format_.bits):
+        if wanted == ("mixed" if format_.mixed else format_.bits, format_.activations, format_.activation_bits):
             return format_
     raise ArgumentError(
         "There is no file format with these bits and activations.",
-        received=f"bits={bits}, activations={activations!r}",
+        received=f"bits={bits}, activations={activations!r}, activation_bits={activation_bits}",
         expected="one of " + ", ".join(FORMATS),
         fix="Use 8 bits with static activations, or dynamic activations with fewer bits.",
     )

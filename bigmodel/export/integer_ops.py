@@ -26,6 +26,9 @@ _MOVES = {
 }  # fmt: skip
 # Of those, the ones that hand on every value: what went in is on the grid of what comes out.
 _KEEPS_ALL = {_Op.RESHAPE, _Op.TRANSPOSE, _Op.PAD}
+COARSE_IN_16_BITS = (_Op.GELU,)
+"""Ops whose 16-bit kernels are off by tens of steps: they interpolate in a table of 512 entries."""
+
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
 
 

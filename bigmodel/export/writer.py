@@ -117,8 +117,10 @@ class _Source:
         if format_.bits == 16:
             _cast_to_float16(work)
         elif format_.activations == "static":
-            work.add_static_config(".*", _Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-            self._leave_float(work, io)
+            work.add_static_config(
+                ".*", _Op.ALL_SUPPORTED, activation_num_bits=format_.activation_bits, weight_num_bits=8
+            )
+            self._leave_float(work, format_, io)
         apart = []
         for place in self.placed if format_.quantized else ():
             if self._is_widened(place, format_.activations):
@@ -156,13 +158,16 @@ class _Source:
         graphs = self.model.subgraphs[1:]
         return {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph in graphs for op in graph.operators}
 
-    def _leave_float(self, work: quantizer.Quantizer, io: str) -> None:
+    def _leave_float(self, work: quantizer.Quantizer, format_: Format, io: str) -> None:
         """Takes out of a static file the weights without a grid, what is not integer, and its ends for float io."""
         placed = {place["scope"] for place in self.placed if not self._is_widened(place, "static")}
         scopes = {tfl_flatbuffer_utils.get_op_scope(op, graph.tensors) for graph, op, *_ in weighted_ops(self.model)}
         for scope in (scopes - placed) | self.not_integer:
             rule = f"^{re.escape(scope)}$"
             work.update_quantization_recipe(rule, _Op.ALL_SUPPORTED, None, quantizer.AlgorithmName.NO_QUANTIZE)
+        if format_.activation_bits == 16:
+            for name in integer_ops.COARSE_IN_16_BITS:
+                work.update_quantization_recipe(".*", name, None, quantizer.AlgorithmName.NO_QUANTIZE)
         if io == "float":
             for end in (_Op.INPUT, _Op.OUTPUT):
                 work.update_quantization_recipe(".*", end, None, quantizer.AlgorithmName.NO_QUANTIZE)

@@ -116,11 +116,12 @@ def _start_scales(simulation: keras.Model, config: QuantizeConfig) -> None:
 
 
 def _with_ranges(simulation: keras.Model, data: Data, config: QuantizeConfig) -> keras.Model:
+    bits = config.activation_bits
     if config.observer == "moving_average":
-        return in_place(simulation, data, momentum=_MOMENTUM)
+        return in_place(simulation, data, activation_bits=bits, momentum=_MOMENTUM)
     if config.observer == "learned":
         return _with_learned_ranges(in_place(simulation, data, observer="mse"))
-    return in_place(simulation, data, observer=config.observer)
+    return in_place(simulation, data, activation_bits=bits, observer=config.observer)
 
 
 def _with_learned_ranges(simulation: keras.Model) -> keras.Model:

@@ -226,36 +226,39 @@ def _round_half_away(values: Any) -> Any:
 
 
 def static_fake_quantize(
-    inputs: Any, scale: Any, zero_point: Any, *, halves: Halves = "even", shifts: Sequence[int] = ()
+    inputs: Any, scale: Any, zero_point: Any, *, bits: int = 8, halves: Halves = "even", shifts: Sequence[int] = ()
 ) -> Any:
-    """Returns inputs on a fixed 8-bit grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
+    """Returns inputs on a fixed grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
 
     Gradients pass to values within the grid's range and stop outside of it (Jacob et al., 2018, section 3.1).
 
     Args:
         inputs: Any tensor.
         scale: The positive scale, a scalar.
-        zero_point: The code of zero, -128..127, a scalar.
+        zero_point: The code of zero, one of the grid's, a scalar.
+        bits: Bits of a code.
         halves: Which of two equally near codes: the "even" one, or the one "away" from code 0, as of average pooling.
         shifts: For each channel, the last axis, by how many bits the kernel shifts right at the end: it rounds to such
             a part of a step first, then to a step, halves upwards both times. Empty: it rounds once.
     """
+    half = 2.0 ** (bits - 1)
+    limits = -half - zero_point, half - 1.0 - zero_point
     if shifts:
         parts = ops.convert_to_tensor([2.0**shift for shift in shifts], "float32")
 
         def twice(steps: Any) -> Any:
             return ops.floor(ops.floor(steps * parts + 0.5) / parts + 0.5)
 
-        return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point, nearest=twice)
+        return _on_grid(inputs, scale, *limits, nearest=twice)
     if halves == "even":
-        return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point)
+        return _on_grid(inputs, scale, *limits)
 
     def nearest(steps: Any) -> Any:
         # Averages of codes are multiples of one over their number: what lies this close to half a step is half a step.
         codes = ops.round((steps + zero_point) * _PARTS) / _PARTS
         return _round_half_away(codes) - zero_point
 
-    return _on_grid(inputs, scale, -128.0 - zero_point, 127.0 - zero_point, nearest=nearest)
+    return _on_grid(inputs, scale, *limits, nearest=nearest)
 
 
 def learned_static_fake_quantize(inputs: Any, low: Any, high: Any) -> Any:
@@ -292,14 +295,20 @@ def learned_static_fake_quantize(inputs: Any, low: Any, high: Any) -> Any:
     return rounded(inputs, low, high)
 
 
-def static_parameters(low: Any, high: Any) -> tuple[Any, Any]:
-    """Returns scale and zero point of the 8-bit grid that covers a range widened to contain 0.
+def static_parameters(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+    """Returns scale and zero point of the grid that covers a range widened to contain 0.
+
+    The runtime's kernels of 8 bits take any zero point, those of 16 bits only 0.
 
     Args:
         low: The least value, a scalar.
         high: The largest value, a scalar.
+        bits: Bits of a code: 8 or 16.
     """
     low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
+    if bits == 16:
+        bound = ops.maximum(high, -low)
+        return ops.maximum(bound, SMALLEST_BOUND) / largest_code(bits), ops.zeros_like(bound)
     scale = ops.maximum(high - low, SMALLEST_BOUND) / 255.0
     return scale, ops.clip(ops.round(-128.0 - low / scale), -128, 127)
 

@@ -110,13 +110,18 @@ def _count(simulation: keras.Model) -> int:
 
 
 def in_place(
-    simulation: keras.Model, data: Data, *, momentum: float | None = None, observer: str = "min_max"
+    simulation: keras.Model,
+    data: Data,
+    *,
+    activation_bits: int = 8,
+    momentum: float | None = None,
+    observer: str = "min_max",
 ) -> keras.Model:
-    """Returns the simulation with a range at every tensor that a static file keeps in 8 bits: a file tells which."""
+    """Returns the simulation with a range at every tensor that a static file keeps in integers: a file tells which."""
     assert data.calibration is not None
     samples, _, _ = data.calibration.arrays()
     with tempfile.TemporaryDirectory(prefix="bigmodel-place-") as folder:
-        order = (format_of(8, "static"), Path(folder, "static.tflite"))
+        order = (format_of(8, "static", activation_bits), Path(folder, "static.tflite"))
         (deployed,) = deploy(simulation, [order], samples, observer=observer)
     if isinstance(deployed, ConversionError):
         raise deployed
@@ -184,7 +189,14 @@ def _simulation_of(
         return with_activations(simulation, activations)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
     dynamic = {name.split("/")[0] for name in account.dynamic}
-    static = with_activations(simulation, "static", ranges=ranges, dynamic=dynamic, shifts=account.shifts)
+    static = with_activations(
+        simulation,
+        "static",
+        ranges=ranges,
+        dynamic=dynamic,
+        shifts=account.shifts,
+        activation_bits=format_.activation_bits,
+    )
     for name, layer in range_layers(static).items():
         layer.set_grid(*account.ranges[name])
     take_biases(static, account.biases)

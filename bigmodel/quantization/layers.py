@@ -192,9 +192,10 @@ class Quantized(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="bigmodel")
 class FakeQuantize(keras.layers.Layer):
-    """An activation on the fixed 8-bit grid that the file gives to the same tensor.
+    """An activation on the fixed grid that the file gives to the same tensor.
 
     Args:
+        bits: Bits of a code: 8, or 16 with the zero point 0.
         momentum: Momentum of the moving average of the range while training follows the activations
             (Jacob et al., 2018, section 3.1); `None` leaves the range as it is.
         learned: Whether the ends of the range are trained with the weights.
@@ -207,6 +208,7 @@ class FakeQuantize(keras.layers.Layer):
     def __init__(
         self,
         *,
+        bits: int = 8,
         momentum: float | None = None,
         learned: bool = False,
         fixed: bool = False,
@@ -215,7 +217,7 @@ class FakeQuantize(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.momentum, self.learned, self.fixed, self.halves = momentum, learned, fixed, halves
+        self.bits, self.momentum, self.learned, self.fixed, self.halves = bits, momentum, learned, fixed, halves
         self.shifts = tuple(shifts)
         self.delayed = False  # as in `Quantized`
         self.supports_masking = True
@@ -231,7 +233,7 @@ class FakeQuantize(keras.layers.Layer):
         """Sets the range, and the grid that covers it."""
         self.low.assign(low)
         self.high.assign(high)
-        scale, zero_point = fake.static_parameters(self.low.value, self.high.value)
+        scale, zero_point = fake.static_parameters(self.low.value, self.high.value, self.bits)
         self.set_grid(scale, zero_point)
 
     def set_grid(self, scale: Any, zero_point: Any) -> None:
@@ -261,7 +263,7 @@ class FakeQuantize(keras.layers.Layer):
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
             grid = self.scale.value, self.zero_point.value
-            outputs = fake.static_fake_quantize(values, *grid, halves=self.halves, shifts=self.shifts)
+            outputs = fake.static_fake_quantize(values, *grid, bits=self.bits, halves=self.halves, shifts=self.shifts)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
@@ -269,7 +271,7 @@ class FakeQuantize(keras.layers.Layer):
     def _follow(self, values: Any) -> None:
         for variable, seen in ((self.low, keras.ops.min(values)), (self.high, keras.ops.max(values))):
             variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)  # type: ignore[operator]
-        self.set_grid(*fake.static_parameters(self.low.value, self.high.value))
+        self.set_grid(*fake.static_parameters(self.low.value, self.high.value, self.bits))
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
         """Returns the input's shape and dtype."""
@@ -277,5 +279,5 @@ class FakeQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the config with what moves the range."""
-        own = ("momentum", "learned", "fixed", "halves")
+        own = ("bits", "momentum", "learned", "fixed", "halves")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}, "shifts": list(self.shifts)}

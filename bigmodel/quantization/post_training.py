@@ -98,13 +98,21 @@ def quantize_post_training(model: keras.Model, data: Data | None, config: Quanti
     chosen = {**dataclasses.asdict(recipe), "distortion": tried}
     if config.activations == "static":
         assert data is not None
-        is_open = config.observer in ("auto", "learned")
-        observer, observers = best_observer(simulation, samples) if is_open else (config.observer, {})
-        simulation = in_place(simulation, data, observer=observer)
+        observer, observers = _observer(simulation, samples, config)
+        simulation = in_place(simulation, data, activation_bits=config.activation_bits, observer=observer)
         chosen |= {"observer": observer, "observers": observers}
     if model.compiled:
         compile_like(simulation, model)
     return Quantization(simulation, skipped, chosen)
+
+
+def _observer(simulation: keras.Model, samples: Any, config: QuantizeConfig) -> tuple[str, dict[str, float]]:
+    """The observer that the config orders, or the best one; and what was measured."""
+    if config.observer not in ("auto", "learned"):
+        return config.observer, {}
+    if config.activation_bits == 16:  # there is a step for everything: nothing to trade
+        return "min_max", {}
+    return best_observer(simulation, samples)
 
 
 def _samples(data: Data | None) -> Any:

@@ -225,16 +225,18 @@ def with_activations(
     momentum: float | None = None,
     dynamic: Collection[str] = (),
     shifts: Mapping[str, tuple[int, ...]] | None = None,
+    activation_bits: int = 8,
 ) -> keras.Model:
     """Returns the simulation of another file with the same weights on the same grids. The given one is not changed.
 
     Args:
         simulation: A simulation.
         activations: How the other file treats activations.
-        ranges: For static activations: the range of every tensor that the file keeps in 8 bits.
+        ranges: For static activations: the range of every tensor that the file keeps in integers.
         momentum: For static activations: the momentum of ranges that move in training.
         dynamic: For static activations: names of the layers whose kernels find the range of their input at run time.
         shifts: For static activations: by the name of a range, how the kernel that rounds to it twice shifts.
+        activation_bits: Of static activations: 8 or 16.
     """
     outputs = set(simulation.output_names) if activations == "static" else set()
     simulation = laid_out(simulation) if activations == "static" else simulation
@@ -257,7 +259,7 @@ def with_activations(
         return _named_output(links, operation.name) if operation.name in outputs else links
 
     averaging = {layer.name for layer in walk(simulation) if isinstance(layer, _AVERAGING)}
-    after = _range_inserter(ranges, momentum, averaging, shifts or {}) if ranges else None
+    after = _range_inserter(ranges, averaging, shifts or {}, momentum, activation_bits) if ranges else None
     return rebuild(simulation, replace, after)
 
 
@@ -274,7 +276,11 @@ def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Act
 
 
 def _range_inserter(
-    ranges: Ranges, momentum: float | None, averaging: Collection[str], shifts: Mapping[str, tuple[int, ...]]
+    ranges: Ranges,
+    averaging: Collection[str],
+    shifts: Mapping[str, tuple[int, ...]],
+    momentum: float | None,
+    bits: int,
 ) -> After:
     def after(point: Point, tensor: Any) -> Any:
         if point not in ranges:
@@ -282,7 +288,7 @@ def _range_inserter(
         halves: fake.Halves = "away" if point.name.removesuffix("_output") in averaging else "even"
         own = shifts.get(point.layer_name, ())
         own = own if len(own) == tensor.shape[-1] else ()
-        layer = FakeQuantize(momentum=momentum, halves=halves, shifts=own, name=point.layer_name)
+        layer = FakeQuantize(bits=bits, momentum=momentum, halves=halves, shifts=own, name=point.layer_name)
         layer.set_range(*ranges[point])
         return layer(tensor)
 
@@ -326,6 +332,11 @@ def activations_of(simulation: keras.Model) -> Activations:
     if range_layers(simulation):
         return "static"
     return "dynamic" if any(layer.inputs or layer.inner for layer in quantized_layers(simulation)) else "float"
+
+
+def activation_bits_of(simulation: keras.Model) -> int:
+    """Returns the bits of the simulated file's static activations; 8 where it has none."""
+    return max((layer.bits for layer in range_layers(simulation).values()), default=8)
 
 
 def grids(simulation: keras.Model) -> list[Grid]:

@@ -141,9 +141,10 @@ def _formats(config: QuantizeConfig) -> list[Format]:
     is_dynamic = config.bits == "mixed" or (isinstance(config.bits, int) and config.bits <= 2)
     if config.activations != "auto" or is_dynamic:
         bits: Any = config.bits if isinstance(config.bits, int) else "mixed"
-        return [format_of(bits, "dynamic" if config.activations == "auto" else config.activations)]
+        kind: Any = "dynamic" if config.activations == "auto" else config.activations
+        return [format_of(bits, kind, config.activation_bits)]
     if isinstance(config.bits, int):
-        return [f for f in FORMATS.values() if f.bits == config.bits and not f.mixed]
+        return [f for f in FORMATS.values() if f.bits == config.bits and f.activation_bits == 8 and not f.mixed]
     return [f for f in FORMATS.values() if f.mixed]
 
 

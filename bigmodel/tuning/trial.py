@@ -24,6 +24,7 @@ from bigmodel.export.saved_model import input_names
 from bigmodel.pruning import KeepZeros, prune_weights
 from bigmodel.pruning.channels import prune_channels
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
+from bigmodel.quantization.simulation import activation_bits_of
 from bigmodel.training import compile_like, fit, peak_learning_rate
 from bigmodel.tuning.objective import Objective, metric_value
 from bigmodel.tuning.settings import (
@@ -261,7 +262,7 @@ class Bench:
             made = Deployed(written, simulation) if isinstance(written, Written) else written
             wanted = FORMATS["float16"]
         else:
-            wanted = format_of(bits, values.get("activations", "dynamic"))
+            wanted = format_of(bits, values.get("activations", "dynamic"), activation_bits_of(simulation))
             assert self.data.calibration is not None
             samples, _, _ = self.data.calibration.arrays()
             (made,) = deploy(simulation, [(wanted, path)], samples)

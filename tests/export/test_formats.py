@@ -18,15 +18,19 @@ def test_names_are_keys_and_say_what_a_file_holds():
 
 
 def test_bits_and_activations_name_one_format():
-    pairs = {("mixed" if f.mixed else f.bits, f.activations): f for f in FORMATS.values()}
-    assert len(pairs) == len(FORMATS)
-    assert all(format_of(*pair) is format_ for pair, format_ in pairs.items())
+    found = {("mixed" if f.mixed else f.bits, f.activations, f.activation_bits): f for f in FORMATS.values()}
+    assert len(found) == len(FORMATS)
+    assert all(format_of(*wanted) is format_ for wanted, format_ in found.items())
+    assert format_of(8, "static") is FORMATS["static_int8"]
 
 
-@pytest.mark.parametrize(("bits", "activations"), [(3, "static"), (16, "dynamic"), (32, "static")])
-def test_what_the_runtime_does_not_have_is_refused(bits, activations):
+@pytest.mark.parametrize(
+    ("bits", "activations", "activation_bits"),
+    [(3, "static", 8), (16, "dynamic", 8), (32, "static", 8), (4, "static", 16), (8, "dynamic", 16)],
+)
+def test_what_the_runtime_does_not_have_is_refused(bits, activations, activation_bits):
     with pytest.raises(ArgumentError) as caught:
-        format_of(bits, activations)
+        format_of(bits, activations, activation_bits)
     assert str(bits) in caught.value.received and activations in caught.value.received
     assert "dynamic_int8" in caught.value.expected and caught.value.fix
 

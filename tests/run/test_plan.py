@@ -32,6 +32,7 @@ MIXED = ["weight_only_mixed", "dynamic_mixed", "static_mixed"]
         (8, INT8),
         (4, INT4),
         (bm.QuantizeConfig(activations="static"), ["static_int8"]),
+        (bm.QuantizeConfig(activations="static", activation_bits=16), ["static_int8_a16"]),
         (bm.QuantizeConfig(bits=4, activations="float"), ["weight_only_int4"]),
         (2, ["dynamic_int2"]),
         (1, ["dynamic_int2"]),
