@@ -1,148 +1,191 @@
-"""python -m benchmarks.compare --data fashion_mnist.npz [--networks mlp ...] [--seeds 3] [--methods ...] [--out DIR].
+"""python -m benchmarks.compare --data fashion_mnist.npz [--networks mlp ...] [--seeds 3] [--jobs 2] [--out DIR].
 
 Every network is trained once per seed in Keras 3; every tool gets the same weights (those of Keras 2 as a twin with
-the same weights), the same training data and the same number of epochs. Accuracy is that of the file on the 10,000
-test images, by bigmodel's interpreter; latency the median of one warm call of batch size 1 on one thread, all files of
-a network in turns. Written are `results.json` (every run) and `compare.md` with `compare-NETWORK.svg` (medians over the
-seeds, with their spread).
+the same weights), the same training data and the same number of epochs. Accuracy is that of the file on the test
+images, by bigmodel's interpreter. When all files are there, and nothing else runs, their latencies are measured: the
+median of one warm call of batch size 1 on one thread, all files of a network in turns.
+
+What is done is kept in `--out`, and the same command goes on from there. Written are `results.json` (every run),
+`compare.md` and the plots (medians over the seeds, and who is on the Pareto front).
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from benchmarks import networks
 from benchmarks.compare import table
-from benchmarks.compare.methods import METHODS, VALIDATION
+from benchmarks.compare.methods import METHODS, TRAINING, cut
+from benchmarks.compare.results import Results
+from benchmarks.compare.tool import slug
+from bigmodel.data import load_digits
 from bigmodel.evaluation import measure_latency
-from bigmodel.litert import LiteModel
 
-Run = dict[str, Any]
+Arrays = tuple[np.ndarray, np.ndarray]
 
 COMPARED = ["mlp", "resnet8", "ds_cnn", "vit", "lstm"]
+SHORT = ["float32", "bigmodel: 8 bits", "converter: dynamic int8", "Keras: int8"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(options, name) for name in ("epochs", "samples", "float_epochs", "jobs")}
+    results = Results(options.out / "results.json", settings)
+    if options.retry_failed:
+        results.forget_failed()
+    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+        run_tools(options, results, Path(folder))
+    measure_latencies(options, results)
+    table.write(results.record(), options.out)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help=".npz with Fashion-MNIST; without it Keras downloads it")
     parser.add_argument("--networks", nargs="*", choices=networks.NETWORKS, default=COMPARED)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--float-epochs", type=int, default=8, help="epochs that train each float network")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs that a tool may train")
-    parser.add_argument("--samples", type=int, help="training samples that a tool gets at most, for a short run")
-    parser.add_argument("--cache", type=Path, help="where trained float networks are kept")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each training of a tool")
+    parser.add_argument("--samples", type=int, help="training samples that a tool gets at most")
+    parser.add_argument("--jobs", type=int, default=1, help="tools at a time; they share the cores")
+    parser.add_argument("--cache", type=Path, help="where trained float networks are kept; default: in --out")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds that one tool may take")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what gave no file")
+    parser.add_argument("--short", action="store_true", help="a tiny network on digits and few tools, for a trial")
     parser.add_argument("--out", type=Path, default=Path("comparison"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = _read(options.out / "results.json")
-    for name in options.networks:
-        for seed in range(options.seeds):
-            runs = [run for run in runs if (run["network"], run["seed"]) != (name, seed)]
-            runs += compared(name, seed, options)
-            (options.out / "results.json").write_text(
-                json.dumps({"environment": environment(), "runs": runs}, indent=1)
-            )
-    table.write(runs, environment(), options.out)
+    options = parser.parse_args(arguments)
+    options.methods = options.methods or (SHORT if options.short else list(METHODS))
+    if options.short:
+        options.networks, options.seeds, options.epochs, options.float_epochs = ["digits"], 1, 1, 2
+    return options
 
 
-def _read(path: Path) -> list[Run]:
-    return json.loads(path.read_text())["runs"] if path.is_file() else []
+def digits() -> keras.Model:
+    """64-16-10, for the short mode."""
+    layers = [keras.Input((64,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential(layers, name="digits")
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
 
 
-def compared(name: str, seed: int, options: argparse.Namespace) -> list[Run]:
-    """Trains a network, lets every tool compress it, and measures the files against each other."""
+def loaded(name: str, options: argparse.Namespace) -> tuple[keras.Model, Arrays, Arrays]:
+    """A network that is not trained, and its samples and labels for training and for the test."""
+    if name == "digits":
+        train, test = (((x / 16).reshape(-1, 64).astype("float32"), y) for x, y in load_digits())
+        return digits(), train, test
     build, adapt = networks.NETWORKS[name]
-    images = networks.fashion_mnist(options.data)
-    train, test = (adapt(*split) for split in images)
-    cache = options.cache and options.cache / f"{name}-{options.float_epochs}-{seed}.keras"
-    seen = tuple(part[:-VALIDATION] for part in train)
-    model = networks.trained(build(), seen, epochs=options.float_epochs, seed=seed, cache=cache)
-    runs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
-        saved, data = Path(folder, "model.keras"), Path(folder, "data.npz")
-        model.save(saved)
-        given = tuple(part[-options.samples :] if options.samples else part for part in train)  # validation is last
-        np.savez(data, x_train=given[0], y_train=given[1])
-        for method in options.methods:
-            print(f"{name}, seed {seed}: {method}", file=sys.stderr, flush=True)
-            path = Path(folder, f"{len(runs)}.tflite")
-            run = {"network": name, "seed": seed, "method": method, **made(method, saved, data, path, options, seed)}
-            if "reason" not in run:
-                run |= measured(path, *test)
-            runs.append({**run, "path": path})
-        files = [run for run in runs if "accuracy" in run]
-        sample = test[0][:1]
-        for run, time_of in zip(files, measure_latency([r["path"] for r in files], sample=sample), strict=True):
-            run["latency_ms"] = time_of.median_ms
-    return [{key: value for key, value in run.items() if key != "path"} for run in runs]
+    train, test = (adapt(*split) for split in networks.fashion_mnist(options.data))
+    return build(), train, test
 
 
-def made(method: str, model: Path, data: Path, path: Path, options: argparse.Namespace, seed: int) -> Run:
-    """Lets a tool write its file; tells the seconds, or why there is none."""
-    command = [sys.executable, "-m", "benchmarks.compare.methods", method, model, data, path]
-    command += ["--epochs", str(options.epochs), "--seed", str(seed)]
-    begin = time.perf_counter()
+# --- the tools ------------------------------------------------------------------------------------------------------
+
+
+def run_tools(options: argparse.Namespace, results: Results, folder: Path) -> None:
+    """Lets every tool write the files that are missing, a whole seed of all networks before the next."""
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = []
+        for seed in range(options.seeds):
+            for name in options.networks:
+                missing = [method for method in options.methods if not results.done(name, seed, method)]
+                if missing:
+                    order = prepared(name, seed, options, folder)
+                    waiting += [pool.submit(made, order, group, options, results) for group in groups(missing)]
+        for work in waiting:
+            work.result()
+
+
+def prepared(name: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Trains a network, or finds it, and writes what the tools read."""
+    model, train, test = loaded(name, options)
+    files = options.out / "files" / name / str(seed)
+    files.mkdir(parents=True, exist_ok=True)
+    cache = (options.cache or options.out / "files") / f"{name}-{options.float_epochs}-{seed}.keras"
+    seen, _ = cut(*train)
+    networks.trained(model, seen, epochs=options.float_epochs, seed=seed, cache=cache)
+    data = folder / f"{name}.npz"
+    if not data.is_file():
+        x, y = (part[-options.samples :] if options.samples else part for part in train)  # validation comes last
+        np.savez(data, x_train=x, y_train=y, x_test=test[0], y_test=test[1])
+    told = {"network": name, "model": str(cache), "data": str(data), "folder": str(files)}
+    return {**told, "seed": seed, "epochs": options.epochs}
+
+
+def groups(methods: Sequence[str]) -> list[list[str]]:
+    """What shares a process: each tool that trains has its own, the others are quick and start together.
+
+    >>> groups(["float32", "tfmot: QAT", "Keras: int4"])
+    [['tfmot: QAT'], ['float32', 'Keras: int4']]
+    """
+    single = [[method] for method in methods if method.startswith(TRAINING)]
+    shared = [method for method in methods if not method.startswith(TRAINING)]
+    return [*single, shared] if shared else single
+
+
+def made(order: dict[str, Any], methods: Sequence[str], options: argparse.Namespace, results: Results) -> None:
+    """Runs tools in one process; where that ends early, the method it ended in failed and the others go on."""
+    folder = Path(order["folder"])
+    for method in methods:
+        (folder / f"{slug(method)}.json").unlink(missing_ok=True)
+    rest = list(methods)
+    while rest:
+        print(f"{order['network']}, seed {order['seed']}: {', '.join(rest)}", file=sys.stderr, flush=True)
+        ended = ended_because({**order, "methods": rest}, options)
+        while rest and (folder / f"{slug(rest[0])}.json").is_file():
+            outcome = json.loads((folder / f"{slug(rest[0])}.json").read_text(encoding="utf-8"))
+            results.add({"network": order["network"], "seed": order["seed"], "method": rest.pop(0), **outcome})
+        if rest:
+            run = {"network": order["network"], "seed": order["seed"], "method": rest.pop(0)}
+            results.add({**run, "reason": ended})
+
+
+def ended_because(order: dict[str, Any], options: argparse.Namespace) -> str:
+    """Runs a process of tools with its share of the cores; returns how it ended."""
+    asked = Path(order["folder"], f"{slug(order['methods'][0])}.order")
+    asked.write_text(json.dumps(order), encoding="utf-8")
+    threads = str(max(1, len(os.sched_getaffinity(0)) // options.jobs))
+    share = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "benchmarks.compare.tool", str(asked)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=options.timeout,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )  # fmt: skip
+            command, capture_output=True, text=True, timeout=options.timeout, env={**os.environ, **share}
+        )
     except subprocess.TimeoutExpired:
-        return {"reason": f"took more than {options.timeout:.0f} s"}
+        return f"took more than {options.timeout:.0f} s"
     if done.returncode < 0:
-        return {"reason": f"its process was killed by signal {-done.returncode}"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"reason": next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]}
-    return {"seconds": time.perf_counter() - begin}
+        return f"its process was killed by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or ["its process ended without a word"])[-1][:200]
 
 
-def measured(path: Path, x: np.ndarray, y: np.ndarray) -> Run:
-    """Accuracy and size of a file, by running it."""
-    content = path.read_bytes()
-    try:
-        answers = LiteModel(path).predict(x)
-    except (ValueError, RuntimeError) as error:
-        return {"reason": str(error).splitlines()[0]}
-    return {
-        "accuracy": float(np.mean(np.argmax(answers, axis=-1) == y)),
-        "bytes": len(content),
-        "gzip": len(gzip.compress(content, 9)),
-    }
+# --- latency --------------------------------------------------------------------------------------------------------
 
 
-def environment() -> dict[str, str]:
-    """Versions, commit and machine."""
-    from importlib import metadata
-
-    packages = (
-        "tensorflow",
-        "keras",
-        "tf_keras",
-        "tensorflow-model-optimization",
-        "ai-edge-quantizer",
-        "ai-edge-litert",
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        **{package: metadata.version(package) for package in packages},
-        "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
+def measure_latencies(options: argparse.Namespace, results: Results) -> None:
+    """Measures all files of each network against each other, where one has not been measured yet."""
+    for name in dict.fromkeys(run["network"] for run in results.runs):
+        runs = [run for run in results.runs if run["network"] == name and "accuracy" in run]
+        if all("latency_ms" in run for run in runs):
+            continue
+        _, _, test = loaded(name, options)
+        print(f"{name}: latency of {len(runs)} files", file=sys.stderr, flush=True)
+        paths = [options.out / "files" / name / str(run["seed"]) / f"{slug(run['method'])}.tflite" for run in runs]
+        for run, time_of in zip(runs, measure_latency(paths, sample=test[0][:1]), strict=True):
+            run["latency_ms"] = round(time_of.median_ms, 6)
+        results.write()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,8 @@
-"""The tools that are compared, each as its own documentation says: from a trained float network to a .tflite file.
-
-Every method runs in a process of its own, `python -m benchmarks.compare.methods NAME ...`: tfmot changes what
-`tf.keras` is for the whole process, and a converter that crashes takes nobody along.
-"""
+"""The tools that are compared, each as its own documentation says: from a trained float network to a .tflite file."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-VALIDATION = 6_000
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def cut(x: np.ndarray, y: np.ndarray) -> tuple[Arrays, Arrays]:
+    """Returns what a tool trains with, and the last samples, 6,000 or a fifth, which choose among its files."""
+    size = min(6_000, len(x) // 5)
+    return (x[:-size], y[:-size]), (x[-size:], y[-size:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Job:
 
     Args:
         model: Path of the float network, saved by Keras 3.
-        data: Path of an .npz with x_train and y_train, as the network takes them; the last are for validation.
+        data: Path of an .npz with x_train and y_train, as the network takes them.
         out: The .tflite to write.
         epochs: Epochs that a method that trains may train.
         seed: The seed.
@@ -38,14 +38,14 @@ class Job:
     epochs: int
     seed: int
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the training samples and labels."""
+    def splits(self) -> tuple[Arrays, Arrays]:
+        """Returns the samples and labels for training, and those for validation."""
         with np.load(self.data) as file:
-            return file["x_train"], file["y_train"]
+            return cut(file["x_train"], file["y_train"])
 
     def calibration(self) -> np.ndarray:
         """Returns some training samples."""
-        return self.arrays()[0][:500]
+        return self.splits()[0][0][:500]
 
 
 # --- bigmodel -----------------------------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def _bigmodel(job: Job, **orders: Any) -> None:
     import bigmodel as bm
 
     model = keras.models.load_model(job.model)
-    x, y = job.arrays()
-    data = bm.Data(train=(x[:-VALIDATION], y[:-VALIDATION]), validation=(x[-VALIDATION:], y[-VALIDATION:]))
+    train, validation = job.splits()
+    data = bm.Data(train=train, validation=validation)
     orders = {"train": bm.TrainConfig(epochs=job.epochs), **orders}
     result = bm.compress_and_tune(model, data, seed=job.seed, verbose=0, **orders)
     shutil.copyfile(result.litert_path, job.out)
@@ -103,7 +103,6 @@ def bigmodel_channels_int4(job: Job) -> None:
 
 
 def _twin(job: Job) -> Any:
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     from benchmarks.compare.twins import twin
 
     return twin(job.model)
@@ -112,10 +111,10 @@ def _twin(job: Job) -> Any:
 def _trained(job: Job, model: Any, callbacks: Any = ()) -> Any:
     import tf_keras
 
-    x, y = job.arrays()
+    (x, y), _ = job.splits()
     tf_keras.utils.set_random_seed(job.seed)
     model.compile(tf_keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x[:-VALIDATION], y[:-VALIDATION], batch_size=128, epochs=job.epochs, callbacks=list(callbacks), verbose=0)
+    model.fit(x, y, batch_size=128, epochs=job.epochs, callbacks=list(callbacks), verbose=0)
     return model
 
 
@@ -123,7 +122,7 @@ def _pruned(job: Job) -> Any:
     """80 % of each kernel, by the polynomial schedule of tfmot's guide; stripped."""
     import tensorflow_model_optimization as tfmot
 
-    steps = job.epochs * -(-(len(job.arrays()[0]) - VALIDATION) // 128)
+    steps = job.epochs * -(-len(job.splits()[0][0]) // 128)
     schedule = tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, begin_step=0, end_step=steps * 2 // 3)
     wrapped = tfmot.sparsity.keras.prune_low_magnitude(_twin(job), schedule)
     return tfmot.sparsity.keras.strip_pruning(_trained(job, wrapped, [tfmot.sparsity.keras.UpdatePruningStep()]))
@@ -305,19 +304,7 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "Keras: int8": keras_int8,
     "Keras: int4": keras_int4,
 }
+"""Name and function of every method, in the order of the table."""
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=METHODS)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    options = parser.parse_args()
-    METHODS[options.name](Job(options.model, options.data, options.out, options.epochs, options.seed))
-
-
-if __name__ == "__main__":
-    main()
+TRAINING = ("bigmodel", "tfmot")
+"""Beginnings of the names of methods that train, each in a process of its own; the others of a network share one."""
