@@ -142,6 +142,19 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rounding:
+    """How a kernel comes from its sums to codes, where that is not one exact rounding.
+
+    Args:
+        shifts: For each channel, by how many bits a kernel that rounds twice shifts in between.
+        factors: For each channel, by what factor the kernel's multiplier is off.
+    """
+
+    shifts: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Written:
     """A file that was written, and what it holds.
 
@@ -154,7 +167,7 @@ class Written:
         dynamic: Of a static file, the names of the grids whose ops find the range of their input at run time.
         float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
         biases: Of a static file, by grid, what rounding to integers added to each bias, in steps of the weight.
-        shifts: Of a static file, by range, for each channel by how many bits a kernel that rounds twice shifts between.
+        rounding: Of a static file, by range, how a kernel rounds that does so otherwise than once and exactly.
     """
 
     format: str
@@ -165,4 +178,4 @@ class Written:
     dynamic: tuple[str, ...] = ()
     float_ops: dict[str, int] = dataclasses.field(default_factory=dict)
     biases: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    shifts: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    rounding: dict[str, Rounding] = dataclasses.field(default_factory=dict)

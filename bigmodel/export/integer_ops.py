@@ -7,7 +7,7 @@ round there; so such ops stay float, and the file quantizes and dequantizes at t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,14 @@ COARSE_IN_16_BITS = (_Op.GELU,)
 """Ops whose 16-bit kernels are off by tens of steps: they interpolate in a table of 512 entries."""
 
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
+
+
+_CONVOLUTIONS: dict[int, Callable[[Any], Sequence[int]]] = {
+    schema.BuiltinOperator.CONV_2D: lambda op: op.inputs[:2],
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: lambda op: op.inputs[:2],
+    schema.BuiltinOperator.TRANSPOSE_CONV: lambda op: (op.inputs[2], op.inputs[1]),
+}
+"""Of each kind of convolution the op's tensors: what it reads, and its weights."""
 
 
 def spread(model: Any, known: Mapping[str, Bounds]) -> dict[str, Bounds]:
@@ -119,25 +127,40 @@ def float_ops(model: Any) -> dict[str, int]:
     return dict(found)
 
 
-def shifts(model: Any) -> dict[str, list[int]]:
-    """Returns for each integer convolution of 4-bit weights how its kernel shifts, by the name of its result.
+def rounding(model: Any) -> dict[str, dict[str, list[float]]]:
+    """Returns how the kernels come from sums to codes that do so in other ways than by one exact rounding.
 
-    XNNPACK leaves such convolutions to the runtime's own kernel. That multiplies a sum by `m * 2**-shift` with
-    0.5 <= m < 1 in integers: it rounds the product with m, shifts, and rounds again. Others round once.
+    XNNPACK leaves two kinds to the runtime's own kernels, which multiply a sum by `m * 2**-shift` with 0.5 <= m < 1.
+    Convolutions of 4-bit weights do so in 32 bits: they round the product with m, shift, and round again. Convolutions
+    of 16-bit activations sum in 64 bits, which leaves 15 for m.
 
     Args:
         model: A written file.
 
     Returns:
-        For each channel of the result its shift, in bits.
+        By the name of the result, for each of its channels: "shifts" in bits where it is rounded twice, "factors" by
+        which m is off where it has 15 bits.
     """
-    graph, found = model.subgraphs[0], {}
+    graph, found = model.subgraphs[0], dict[str, dict[str, list[float]]]()
     for op in graph.operators:
-        if model.operatorCodes[op.opcodeIndex].builtinCode != schema.BuiltinOperator.CONV_2D:
+        kind = model.operatorCodes[op.opcodeIndex].builtinCode
+        if kind not in _CONVOLUTIONS:
             continue
-        read, weight, result = (graph.tensors[i] for i in (op.inputs[0], op.inputs[1], op.outputs[0]))
-        if weight.type == schema.TensorType.INT4 and read.type == result.type == schema.TensorType.INT8:
-            step = float(read.quantization.scale[0]) / float(result.quantization.scale[0])
-            _, exponents = np.frexp(step * np.asarray(weight.quantization.scale, np.float64))
-            found[tfl_flatbuffer_utils.get_tensor_name(result)] = np.maximum(-exponents, 0).tolist()
+        result = graph.tensors[op.outputs[0]]
+        read, weight = (graph.tensors[i] for i in _CONVOLUTIONS[kind](op))
+        if read.type != result.type or result.type not in (schema.TensorType.INT8, schema.TensorType.INT16):
+            continue
+        scales = [np.asarray(tensor.quantization.scale, np.float64) for tensor in (read, weight, result)]
+        parts, exponents = np.frexp(scales[0] * scales[1] / scales[2])
+        name = tfl_flatbuffer_utils.get_tensor_name(result)
+        if result.type == schema.TensorType.INT16:
+            found[name] = {"factors": (_in_15_bits(parts) / parts).tolist()}
+        elif kind == schema.BuiltinOperator.CONV_2D and weight.type == schema.TensorType.INT4:
+            found[name] = {"shifts": np.maximum(-exponents, 0).tolist()}
     return found
+
+
+def _in_15_bits(parts: np.ndarray) -> np.ndarray:
+    """Multipliers of 0.5 to 1 as these kernels have them: rounded to 31 bits, then to 15, and less than 1."""
+    whole = np.round(parts * 2.0**31)
+    return np.minimum(np.floor((whole + 2.0**15) / 2.0**16), 2.0**15 - 1) / 2.0**15

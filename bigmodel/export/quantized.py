@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART, run_batch
-from bigmodel.export.formats import Format, Grid, Range, Written
+from bigmodel.export.formats import Format, Grid, Range, Rounding, Written
 
 Order = tuple[Format, "str | os.PathLike[str]"]
 
@@ -83,7 +83,7 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}, "shifts": {}}
+    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}, "rounding": {}}
 
 
 def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
@@ -96,5 +96,8 @@ def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
         dynamic=tuple(answer["dynamic"]),
         float_ops=dict(answer["float_ops"]),
         biases={name: tuple(errors) for name, errors in answer["biases"].items()},
-        shifts={name: tuple(bits) for name, bits in answer["shifts"].items()},
+        rounding={
+            name: Rounding(**{key: tuple(values) for key, values in how.items()})
+            for name, how in answer["rounding"].items()
+        },
     )

@@ -43,7 +43,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
         `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
         `missing`: the grids not found. `ranges`: scale and zero point by name of the range. Of static files `dynamic`:
         the grids whose ops quantize their input at run time, `float_ops`: how many ops of each kind are float,
-        `biases`: what rounding them changed, by grid, and `shifts`: by range those of kernels that round twice.
+        `biases`: what rounding them changed, by grid, and `rounding`: by range how kernels round that do so otherwise.
     """
     with np.load(job["arrays"]) as archive:
         arrays = dict(archive)
@@ -210,13 +210,13 @@ class _Source:
             "dynamic": sorted(dynamic) if is_static else [],
             "float_ops": integer_ops.float_ops(written) if is_static else {},
             "biases": bias_errors(self.model, written, self.placed, self.codes) if is_static else {},
-            "shifts": self._shifts(written) if is_static else {},
+            "rounding": self._rounding(written) if is_static else {},
         }
 
-    def _shifts(self, written: Any) -> dict[str, list[int]]:
-        by_tensor = integer_ops.shifts(written)
+    def _rounding(self, written: Any) -> dict[str, dict[str, list[float]]]:
+        by_tensor = integer_ops.rounding(written)
         found = ((known, by_tensor.get(name)) for known, names in self.tensors_of_range.items() for name in names)
-        return {known: bits for known, bits in found if bits is not None}
+        return {known: how for known, how in found if how is not None}
 
 
 def _same(values: np.ndarray, expected: np.ndarray) -> bool:

@@ -226,7 +226,14 @@ def _round_half_away(values: Any) -> Any:
 
 
 def static_fake_quantize(
-    inputs: Any, scale: Any, zero_point: Any, *, bits: int = 8, halves: Halves = "even", shifts: Sequence[int] = ()
+    inputs: Any,
+    scale: Any,
+    zero_point: Any,
+    *,
+    bits: int = 8,
+    halves: Halves = "even",
+    shifts: Sequence[int] = (),
+    factors: Sequence[float] = (),
 ) -> Any:
     """Returns inputs on a fixed grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
 
@@ -240,6 +247,7 @@ def static_fake_quantize(
         halves: Which of two equally near codes: the "even" one, or the one "away" from code 0, as of average pooling.
         shifts: For each channel, the last axis, by how many bits the kernel shifts right at the end: it rounds to such
             a part of a step first, then to a step, halves upwards both times. Empty: it rounds once.
+        factors: For each channel, by what factor the kernel's multiplier of few bits is off. Empty: it is exact.
     """
     half = 2.0 ** (bits - 1)
     limits = -half - zero_point, half - 1.0 - zero_point
@@ -250,6 +258,9 @@ def static_fake_quantize(
             return ops.floor(ops.floor(steps * parts + 0.5) / parts + 0.5)
 
         return _on_grid(inputs, scale, *limits, nearest=twice)
+    if factors:
+        inverse = ops.convert_to_tensor(factors, "float32") / scale
+        return _on_grid(inputs, scale, *limits, inverse=inverse)
     if halves == "even":
         return _on_grid(inputs, scale, *limits)
 

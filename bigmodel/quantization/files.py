@@ -194,7 +194,7 @@ def _simulation_of(
         "static",
         ranges=ranges,
         dynamic=dynamic,
-        shifts=account.shifts,
+        rounding=account.rounding,
         activation_bits=format_.activation_bits,
     )
     for name, layer in range_layers(static).items():

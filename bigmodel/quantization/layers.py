@@ -202,6 +202,7 @@ class FakeQuantize(keras.layers.Layer):
         fixed: Whether the range has come to rest: it neither moves nor is trained.
         halves: How values in the middle of two codes are rounded: see `fake.static_fake_quantize`.
         shifts: For each channel, how a kernel that rounds twice shifts: see there too.
+        factors: For each channel, by what factor the kernel's multiplier is off: see there too.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
@@ -214,11 +215,12 @@ class FakeQuantize(keras.layers.Layer):
         fixed: bool = False,
         halves: fake.Halves = "even",
         shifts: Iterable[int] = (),
+        factors: Iterable[float] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.bits, self.momentum, self.learned, self.fixed, self.halves = bits, momentum, learned, fixed, halves
-        self.shifts = tuple(shifts)
+        self.shifts, self.factors = tuple(shifts), tuple(factors)
         self.delayed = False  # as in `Quantized`
         self.supports_masking = True
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
@@ -262,8 +264,8 @@ class FakeQuantize(keras.layers.Layer):
         elif self.change is not None and not self.fixed:
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
-            grid = self.scale.value, self.zero_point.value
-            outputs = fake.static_fake_quantize(values, *grid, bits=self.bits, halves=self.halves, shifts=self.shifts)
+            how: dict[str, Any] = {"halves": self.halves, "shifts": self.shifts, "factors": self.factors}
+            outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value, bits=self.bits, **how)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
@@ -279,5 +281,5 @@ class FakeQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the config with what moves the range."""
-        own = ("bits", "momentum", "learned", "fixed", "halves")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}, "shifts": list(self.shifts)}
+        own = {name: getattr(self, name) for name in ("bits", "momentum", "learned", "fixed", "halves")}
+        return {**super().get_config(), **own, "shifts": list(self.shifts), "factors": list(self.factors)}

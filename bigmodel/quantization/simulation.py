@@ -12,7 +12,7 @@ import numpy as np
 
 from bigmodel.config import Activations, QuantizeConfig
 from bigmodel.errors import ModelError
-from bigmodel.export.formats import Grid
+from bigmodel.export.formats import Grid, Rounding
 from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.affine import as_convolution, find_affine
@@ -224,7 +224,7 @@ def with_activations(
     ranges: Ranges | None = None,
     momentum: float | None = None,
     dynamic: Collection[str] = (),
-    shifts: Mapping[str, tuple[int, ...]] | None = None,
+    rounding: Mapping[str, Rounding] | None = None,
     activation_bits: int = 8,
 ) -> keras.Model:
     """Returns the simulation of another file with the same weights on the same grids. The given one is not changed.
@@ -235,7 +235,7 @@ def with_activations(
         ranges: For static activations: the range of every tensor that the file keeps in integers.
         momentum: For static activations: the momentum of ranges that move in training.
         dynamic: For static activations: names of the layers whose kernels find the range of their input at run time.
-        shifts: For static activations: by the name of a range, how the kernel that rounds to it twice shifts.
+        rounding: For static activations: by the name of a range, how the kernel before it rounds.
         activation_bits: Of static activations: 8 or 16.
     """
     outputs = set(simulation.output_names) if activations == "static" else set()
@@ -259,7 +259,7 @@ def with_activations(
         return _named_output(links, operation.name) if operation.name in outputs else links
 
     averaging = {layer.name for layer in walk(simulation) if isinstance(layer, _AVERAGING)}
-    after = _range_inserter(ranges, averaging, shifts or {}, momentum, activation_bits) if ranges else None
+    after = _range_inserter(ranges, averaging, rounding or {}, momentum, activation_bits) if ranges else None
     return rebuild(simulation, replace, after)
 
 
@@ -278,7 +278,7 @@ def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Act
 def _range_inserter(
     ranges: Ranges,
     averaging: Collection[str],
-    shifts: Mapping[str, tuple[int, ...]],
+    rounding: Mapping[str, Rounding],
     momentum: float | None,
     bits: int,
 ) -> After:
@@ -286,9 +286,9 @@ def _range_inserter(
         if point not in ranges:
             return tensor
         halves: fake.Halves = "away" if point.name.removesuffix("_output") in averaging else "even"
-        own = shifts.get(point.layer_name, ())
-        own = own if len(own) == tensor.shape[-1] else ()
-        layer = FakeQuantize(bits=bits, momentum=momentum, halves=halves, shifts=own, name=point.layer_name)
+        how = rounding.get(point.layer_name, Rounding())
+        own: dict[str, Any] = {key: by for key, by in vars(how).items() if len(by) == tensor.shape[-1]}
+        layer = FakeQuantize(bits=bits, momentum=momentum, halves=halves, name=point.layer_name, **own)
         layer.set_range(*ranges[point])
         return layer(tensor)
 

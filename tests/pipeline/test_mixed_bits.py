@@ -1,4 +1,4 @@
-"""Orders of few and of mixed bits, from the call to the file."""
+"""Orders of few bits, of mixed ones and of wide activations, from the call to the file."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ def test_other_bits_are_orders_too(quantize, formats, trained, digits):
     result = run(trained, digits, quantize=quantize, target=bm.Target(max_drop=0.2))
     assert {c["format"] for c in result.report.candidates if c["status"] != "failed"} == formats
     assert result.report.target_met
+
+
+@pytest.mark.parametrize("method", ["post_training", "aware"])
+def test_activations_of_16_bits_are_an_order(method, trained, digits):
+    order = bm.QuantizeConfig(activations="static", activation_bits=16, method=method)
+    result = run(trained, digits, quantize=order, target=bm.Target(max_drop=0.05))
+    assert [c["format"] for c in result.report.candidates if c["status"] != "failed"] == ["static_int8_a16"]
+    final = result.report.final
+    assert final["format"] == "static_int8_a16" and final["agreement"] >= 0.999 and result.report.target_met

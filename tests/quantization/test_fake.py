@@ -276,6 +276,23 @@ def test_a_range_is_widened_to_contain_zero():
     assert float(ops.convert_to_numpy(fake.static_fake_quantize(np.float32(0.0), scale, zero_point))) == 0.0
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-2.5, 0.5)])
+def test_the_grid_of_16_bits_lies_around_zero(low, high):
+    scale, zero_point = fake.static_parameters(np.float32(low), np.float32(high), 16)
+    bound = max(-low, high)
+    assert float(scale) == pytest.approx(bound / 32767) and float(zero_point) == 0
+    inputs = RNG.uniform(-2 * bound, 2 * bound, 997).astype("float32")
+    expected = np.clip(np.rint(inputs.astype("float64") / float(scale)), -32768, 32767) * float(scale)
+    found = np.asarray(fake.static_fake_quantize(inputs, scale, zero_point, bits=16))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1.001 * float(scale) * (1 / 64))
+
+
+def test_a_kernel_whose_multiplier_is_off_rounds_what_that_makes_of_each_channel():
+    steps = np.float32([[1000.0, 1000.0], [-2.0, 8.0]])
+    found = fake.static_fake_quantize(steps * 0.5, 0.5, 0.0, bits=16, factors=(1.0, 1.25))
+    np.testing.assert_array_equal(found, np.float32([[1000, 1250], [-2, 10]]) * 0.5)
+
+
 def test_a_kernel_that_shifts_rounds_twice_and_halves_upwards():
     steps = np.float32([[1.47, 1.47], [-1.53, -1.53], [2.49, 2.49], [0.4, 0.4]])
     found = fake.static_fake_quantize(steps * 0.5, 0.5, 0.0, shifts=(3, 0))
