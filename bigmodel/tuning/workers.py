@@ -84,7 +84,7 @@ class Workers:
             "folder": str(folder),
             "ends": None if left is None else time.time() + left,  # the only clock that two processes share
         }
-        return run_child(_TASK, job, timeout_s=_LONGEST_S if left is None else left + _GRACE_S)
+        return run_child(_TASK, job, timeout_s=_LONGEST_S if left is None else left + _GRACE_S, reuse=False)
 
 
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:

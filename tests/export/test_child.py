@@ -120,15 +120,18 @@ def test_an_interrupted_parent_takes_its_child_along(tmp_path: Path, monkeypatch
 
 
 @posix
-def test_a_killed_parent_leaves_no_child_behind(tmp_path: Path) -> None:
+def test_a_killed_parent_leaves_no_child_and_no_folder_behind(tmp_path: Path) -> None:
     ticks = tmp_path / "ticks"
     call = f"run_child('child_tasks:tick_alone', {{'path': {str(ticks)!r}}}, timeout_s=60)"
     code = f"from bigmodel.export.child import run_child; {call}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    room = tmp_path / "temporary"
+    room.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(room)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
         _wait_for(ticks)
         parent.send_signal(signal.SIGKILL)
     assert _stands_still(ticks)
+    assert not list(room.iterdir())
 
 
 @posix
@@ -146,6 +149,53 @@ def test_the_time_limit_of_a_batch_counts_for_each_job() -> None:
     *done, late = run_batch("child_tasks:nap", naps, timeout_s=1.4)
     assert done == [{}, {}, {}]
     assert isinstance(late, ConversionError)
+
+
+def test_a_child_that_worked_well_works_again_and_one_that_failed_does_not() -> None:
+    first, second = (run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"] for _ in range(2))
+    assert first == second
+    with pytest.raises(ConversionError):
+        run_child("child_tasks:crash_if", {"crash": True}, timeout_s=30)
+    assert run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"] != first
+
+
+def test_a_child_of_other_surroundings_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"]
+    monkeypatch.setenv("MY_SETTING", "other")
+    assert run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"] != first
+
+
+def test_a_child_of_ones_own_starts_fresh_and_ends() -> None:
+    waiting = run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"]
+    own = run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30, reuse=False)["pid"]
+    assert own != waiting == run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(own, 0)
+
+
+def test_a_child_that_has_done_much_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigmodel.export.child._MOST_JOBS", 2)
+    monkeypatch.setenv("MY_SETTING", "a child of this test")
+    pids = [run_child("child_tasks:crash_if", {"crash": False}, timeout_s=30)["pid"] for _ in range(3)]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_the_chatter_of_earlier_jobs_is_not_quoted() -> None:
+    run_child("child_tasks:echo", {}, timeout_s=30)
+    with pytest.raises(ConversionError) as caught:
+        run_child("child_tasks:die", {"signal": "SIGKILL"}, timeout_s=30)
+    assert "chatter" not in caught.value.received
+
+
+@posix
+def test_a_parent_that_ends_takes_its_waiting_child_along() -> None:
+    call = "run_child('child_tasks:crash_if', {'crash': False}, timeout_s=30)"
+    code = f"from bigmodel.export.child import run_child; print({call}['pid'])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_no_jobs_start_no_child() -> None:

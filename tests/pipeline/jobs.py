@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import signal
@@ -22,6 +21,25 @@ ORDERS: dict[str, Any] = {
     "target": bm.Target(optimize="size"),
     "train": bm.TrainConfig(epochs=2, batch_size=64),
 }
+
+
+def shares(hp: Any) -> dict[str, Any]:
+    """A space of two values, one with a condition."""
+    values = {"bits": hp.Choice("bits", [8, 4]), "channels": hp.Float("channels", 0.3, 0.9)}
+    with hp.conditional_scope("bits", [4]):
+        values["clipping"] = hp.Choice("clipping", ["min_max", "mse"])
+    return values
+
+
+# A search whose later trials depend on what the earlier ones came to: the first nine are random, as 3 values ask for.
+SEARCH: dict[str, Any] = {
+    "augment": None,
+    "tune": bm.TuneConfig(11, space=shares),
+    "target": bm.Target(max_drop=0.05, optimize="size"),
+    "train": bm.TrainConfig(epochs=2, batch_size=128),
+}
+JOBS = {"steps": ORDERS, "search": SEARCH}
+_CLOCKS = ("seconds", "seconds_outside", "latency_ms", "latency_p95_ms", "slowdown")
 
 
 def digits_data() -> bm.Data:
@@ -48,14 +66,17 @@ def digits_model() -> keras.Model:
     return model
 
 
-def comparable(report: Any) -> dict[str, Any]:
+def comparable(report: Any) -> Any:
     """A record without what clocks tell. Its reasons must not speak of latency: rank by size."""
-    record = copy.deepcopy(report.to_dict())
-    del record["seconds"]
-    for row in [record["baseline"], record["final"], *record["candidates"], *record["steps"]]:
-        for key in ("latency_ms", "latency_p95_ms", "seconds"):
-            row.pop(key, None)
-    return record
+    return {**_without_clocks(report.to_dict()), "target": report.to_dict()["target"]}
+
+
+def _without_clocks(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_without_clocks(one) for one in part]
+    if isinstance(part, dict):
+        return {key: _without_clocks(one) for key, one in part.items() if key not in _CLOCKS}
+    return part
 
 
 def state(model: keras.Model) -> list[Any]:
@@ -70,8 +91,8 @@ def accuracy(scores: np.ndarray, labels: Any) -> float:
     return float(np.mean(np.argmax(scores, axis=-1) == np.asarray(labels).reshape(-1)))
 
 
-def main(model: str, directory: str, where: str) -> None:
-    """Runs the orders in a directory, and kills this process where the text says: "epoch 1 of prune", "file 2"."""
+def main(job: str, model: str, directory: str, where: str) -> None:
+    """Runs orders in a directory, and kills this process where the text says: "epoch 1 of prune", "file 2"."""
     what, number, *rest = where.split(" ") if where else ("nothing", "0")
     count = int(number)
 
@@ -86,34 +107,43 @@ def main(model: str, directory: str, where: str) -> None:
         strike_at_call(target, name, count, strike)
     data = digits_data()
     bm.compress_and_tune(
-        keras.models.load_model(model), data, **ORDERS, directory=directory, callbacks=callbacks, verbose=0
+        keras.models.load_model(model), data, **JOBS[job], directory=directory, callbacks=callbacks, verbose=0
     )
 
 
 class Strikes(keras.callbacks.Callback):
-    """Strikes in the middle of an epoch of a step: "prune", or "aware"."""
+    """Strikes in the middle of an epoch of a step: "prune", or "aware"; or of a training by its number: "5"."""
 
     def __init__(self, epoch: int, step: str, strike: Callable[[], None]) -> None:
         super().__init__()
         self.epoch, self.step, self.strike = epoch, step, strike
-        self.now = -1
+        self.now = self.trainings = -1
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.trainings += 1
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.now = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         is_aware = any(type(layer).__name__ == "Quantized" for layer in self.model.layers)
-        if self.now == self.epoch and batch == 7 and is_aware == (self.step == "aware"):
+        is_step = self.step == ("aware" if is_aware else "prune") or self.step == str(self.trainings)
+        if self.now == self.epoch and batch == 7 and is_step:
             self.strike()
 
 
 # Functions of a run in which it can be struck, by a word: where the name is looked up, and the name.
 POINTS = {
-    "conversion": ("bigmodel.export.child", "_wait"),
+    "conversion": ("bigmodel.export.child", "_Child._wait"),
     "measurement": ("bigmodel.run.candidates", "inspect_file"),
     "entry": ("bigmodel.run.journal", "_append"),
     "race": ("bigmodel.run.competition", "measure_latency"),
     "file": ("bigmodel.run.journal", "os.replace"),
+    "augmentation": ("bigmodel.training.judgement", "_Judge.score"),
+    "trial": ("bigmodel.tuning.ledger", "Ledger.once"),
+    "proposal": ("keras_tuner.oracles", "BayesianOptimizationOracle.populate_space"),
+    "model": ("bigmodel.tuning.trial", "Bench._measured"),
+    "verdict": ("bigmodel.tuning.holdout", "Verdict.figures"),
 }
 
 
