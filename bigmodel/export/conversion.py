@@ -12,6 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART
+from bigmodel.export.lean import lean
 
 
 def convert_float(job: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def convert_float(job: dict[str, Any]) -> dict[str, Any]:
         content = converter.convert()
     except Exception as error:  # the converter raises several types, all with the reason in the text
         raise _explain(str(error)) from error
-    content = bytes(rename(content, job["inputs"], job["outputs"]))
+    content = lean(rename(content, job["inputs"], job["outputs"]))
     path = Path(job["path"])
     part = path.with_name(path.name + PART)
     part.write_bytes(content)

@@ -23,6 +23,7 @@ from bigmodel.export import integer_ops, rewriting
 from bigmodel.export.biases import bias_errors
 from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
+from bigmodel.export.lean import lean
 from bigmodel.export.placement import account, place_grids, weighted_ops
 from bigmodel.export.tensors import float_tensors
 from bigmodel.export.widening import widened
@@ -131,9 +132,11 @@ class _Source:
         part = path.with_name(path.name + PART)
         content = result.quantized_model
         content = rewriting.settled(content) if format_.activations == "static" else content
-        part.write_bytes(widened(content, apart) if apart else content)
+        content = widened(content, apart) if apart else content
+        told = self._read_back(content, format_)  # by names that a lean file no longer has
+        part.write_bytes(lean(content))
         os.replace(part, path)
-        return self._read_back(path, format_)
+        return told
 
     def _is_widened(self, place: dict[str, Any], activations: str) -> bool:
         """Whether the runtime widens a weight to float because it has no integer kernel for it in such a file."""
@@ -191,8 +194,8 @@ class _Source:
             known[place["tensor"]] = grid
         return known
 
-    def _read_back(self, path: Path, format_: Format) -> dict[str, Any]:
-        written = flatbuffer_utils.read_model(str(path))
+    def _read_back(self, content: bytes | bytearray, format_: Format) -> dict[str, Any]:
+        written = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
         grids = _activation_grids(written)
         ranges = {}
         for known, names in self.tensors_of_range.items():

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART
 from bigmodel.export.conversion import rename
+from bigmodel.export.lean import lean
 
 
 def convert(job: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         raise ConversionError(
             "The converter refused the model.", received=(lines or [type(error).__name__])[0][:500]
         ) from error
-    content = rename(content, job["inputs"], job["outputs"])
+    content = lean(rename(content, job["inputs"], job["outputs"]))
     path = Path(job["path"])
     part = path.with_name(path.name + PART)
     part.write_bytes(content)
