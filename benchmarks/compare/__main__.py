@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.compare import table
-from benchmarks.compare.methods import METHODS, TRAINING, cut
+from benchmarks.compare.methods import ALONE, METHODS, TOOLKIT, cut
 from benchmarks.compare.results import Results
 from benchmarks.compare.tool import slug
 from bigmodel.data import load_digits
@@ -63,12 +63,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="training samples that a tool gets at most")
     parser.add_argument("--jobs", type=int, default=1, help="tools at a time; they share the cores")
     parser.add_argument("--cache", type=Path, help="where trained float networks are kept; default: in --out")
+    parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit and TensorFlow 2.15")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds that one tool may take")
     parser.add_argument("--retry-failed", action="store_true", help="try again what gave no file")
     parser.add_argument("--short", action="store_true", help="a tiny network on digits and few tools, for a trial")
     parser.add_argument("--out", type=Path, default=Path("comparison"))
     options = parser.parse_args(arguments)
-    options.methods = options.methods or (SHORT if options.short else list(METHODS))
+    every = [method for method in METHODS if options.mct_python or method != TOOLKIT]
+    options.methods = options.methods or (SHORT if options.short else every)
     if options.short:
         options.networks, options.seeds, options.epochs, options.float_epochs = ["digits"], 1, 1, 2
     return options
@@ -122,17 +124,17 @@ def prepared(name: str, seed: int, options: argparse.Namespace, folder: Path) ->
         x, y = (part[-options.samples :] if options.samples else part for part in train)  # validation comes last
         np.savez(data, x_train=x, y_train=y, x_test=test[0], y_test=test[1])
     told = {"network": name, "model": str(cache), "data": str(data), "folder": str(files)}
-    return {**told, "seed": seed, "epochs": options.epochs}
+    return {**told, "seed": seed, "epochs": options.epochs, "mct_python": options.mct_python}
 
 
 def groups(methods: Sequence[str]) -> list[list[str]]:
-    """What shares a process: each tool that trains has its own, the others are quick and start together.
+    """What shares a process: a tool that trains has its own, the others are quick and start together.
 
     >>> groups(["float32", "tfmot: QAT", "Keras: int4"])
     [['tfmot: QAT'], ['float32', 'Keras: int4']]
     """
-    single = [[method] for method in methods if method.startswith(TRAINING)]
-    shared = [method for method in methods if not method.startswith(TRAINING)]
+    single = [[method] for method in methods if method.startswith(ALONE)]
+    shared = [method for method in methods if not method.startswith(ALONE)]
     return [*single, shared] if shared else single
 
 

@@ -17,9 +17,10 @@ PANELS = {"bytes": (64, 490, "kilobytes", 1e-3), "latency_ms": (524, 950, "milli
 COLOURS = {
     "float32": "#222222",
     "bigmodel": "#0a8f5b",
-    "tfmot": "#d1495b",
+    "tfmot": "#d9822b",
+    "model-compression-toolkit": "#c2185b",
     "converter": "#2e6fb7",
-    "ai-edge-quantizer": "#b7791f",
+    "ai-edge-quantizer": "#8a6d3b",
     "Keras": "#7d4fb3",
 }
 

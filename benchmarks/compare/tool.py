@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.methods import METHODS, Job
+from benchmarks.compare.methods import LEGACY, METHODS, Job
 
 Outcome = dict[str, Any]
 
 
 def main() -> None:
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if order["methods"][0].startswith("tfmot"):
+    if order["methods"][0].startswith(LEGACY):
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
     import keras  # noqa: F401  # imports take 5 to 10 seconds, and are nobody's work
     import tensorflow  # noqa: F401
@@ -36,6 +36,7 @@ def main() -> None:
             out=Path(order["folder"], f"{slug(method)}.tflite"),
             epochs=order["epochs"],
             seed=order["seed"],
+            mct_python=order["mct_python"],
         )
         told = job.out.with_suffix(".json")
         told.with_suffix(".part").write_text(json.dumps(outcome(method, job)), encoding="utf-8")
@@ -55,8 +56,7 @@ def outcome(method: str, job: Job) -> Outcome:
     """Seconds, accuracy and size of a tool's file, or the reason why there is none."""
     begin = time.perf_counter()
     try:
-        METHODS[method](job)
-        seconds = time.perf_counter() - begin
+        seconds = METHODS[method](job) or time.perf_counter() - begin
         return {"seconds": round(seconds, 2), **measured(job)}
     except Exception as error:  # whatever a tool raises is what the table says about it
         return {"reason": cause(error)}
