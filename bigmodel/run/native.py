@@ -71,7 +71,7 @@ class NativeRun(BaseRun):
             self._skip([{"layer": self.model.name, "step": "save", "reason": reason}])
         self.quantized_formats = {}
         for config, formats in self.plan.quantized_formats().items():
-            weights = dataclasses.replace(config, activations="float")
+            weights = dataclasses.replace(config, activations="float", activation_bits=8)
             is_ordered = isinstance(self.plan.quantize, QuantizeConfig)
             if not self._is_possible(partial(simulated, self.model, weights), is_ordered):
                 continue
