@@ -12,6 +12,7 @@ from bigmodel.data import Split
 from bigmodel.errors import ArgumentError, describe
 from bigmodel.pruning.channels.groups import ChannelMap, Group, Member
 from bigmodel.training import clone
+from bigmodel.training.loop import seed_random_layers
 
 Criterion = Literal["l1", "l2", "batchnorm", "taylor", "random"] | Callable[[Group], Any]
 Scores = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ def score_channels(
             the loss and the numbers of a function are compared as they are.
         data: Calibration samples with labels, for "taylor".
         batch_size: Samples for each gradient: few, for in the mean over many the gradients of a trained model vanish.
-        seed: Of "random".
+        seed: Of "random", and of the units that dropout drops in "taylor".
 
     Raises:
         ArgumentError: The criterion is unknown, needs data, or a function gave numbers that fit no channels.
@@ -68,7 +69,7 @@ def score_channels(
     if callable(criterion):
         return {group.name: _checked(group, criterion(group)) for group in channels.groups}
     if criterion == "taylor":
-        return _taylor(model, channels, data, batch_size)
+        return _taylor(model, channels, data, batch_size, seed)
     if criterion == "random":
         rng = np.random.default_rng(seed)
         return {group.name: rng.random(group.size) for group in channels.groups}
@@ -141,7 +142,7 @@ def _checked(group: Group, scores: Any) -> np.ndarray:
     return scores
 
 
-def _taylor(model: keras.Model, channels: ChannelMap, data: Split | None, batch_size: int) -> Scores:
+def _taylor(model: keras.Model, channels: ChannelMap, data: Split | None, batch_size: int, seed: int) -> Scores:
     if data is None or not data.has_labels or not model.compiled:
         raise ArgumentError(
             "The criterion 'taylor' needs the gradient of the loss.",
@@ -150,6 +151,7 @@ def _taylor(model: keras.Model, channels: ChannelMap, data: Split | None, batch_
             fix="Compile the model and pass data, or use criterion='l2'.",
         )
     probe = clone(model)
+    seed_random_layers(probe, seed)
     probe.trainable = True
     twins = {id(own): twin for own, twin in zip(model.variables, probe.variables, strict=True)}
     recorder = _GradientRecorder(channels, twins)

@@ -79,6 +79,19 @@ def test_taylor_finds_the_channel_that_nobody_needs():
     assert np.argmin(score_channels(model, find_channels(model), "taylor", data=data)["a"]) == 4
 
 
+def test_taylor_drops_the_same_units_with_the_same_seed():
+    inputs = keras.Input((4,))
+    dropped = keras.layers.Dropout(0.5)(keras.layers.Dense(8, activation="relu", name="a")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(dropped))
+    model.compile("sgd", "mse")
+    x = samples(model, 32)
+    data = as_data((x, np.ones((32, 1), "float32")), model=model).train
+    one, same, other = (
+        score_channels(model, find_channels(model), "taylor", data=data, seed=seed)["a"] for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
 def test_taylor_without_labels_says_what_it_needs():
     model = two_layers()
     with pytest.raises(ArgumentError, match="gradient of the loss"):
