@@ -24,6 +24,7 @@ from bigmodel.quantization.observers import Extremes, observed
 from bigmodel.quantization.rebuild import Point
 from bigmodel.quantization.simulation import grids, plain, quantized_layers, range_layers, taps, with_activations
 from bigmodel.quantization.single_ops import single_ops
+from bigmodel.quantization.unfolding import multiply_factors_first
 
 # Samples whose values tell which tensor of the file is which; more would only cost memory.
 _PROBE_SAMPLES = 4
@@ -80,6 +81,7 @@ def deploy(
             files = deploy(simulation, own, calibration, io=io, observer=observer, timeout_s=timeout_s)
             apart[kind] = iter(files)
         return [next(apart[kind]) for kind in is_static]
+    multiply_factors_first(file_network)
     with tempfile.TemporaryDirectory(prefix="bigmodel-deploy-") as folder:
         float_path = export_float(file_network, Path(folder, "float.tflite"), timeout_s=timeout_s)
         known, points = _known_ranges(source, network, calibration, observer) if any(is_static) else ([], {})

@@ -17,7 +17,7 @@ from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.affine import as_convolution, find_affine
 from bigmodel.quantization.flat import laid_out
-from bigmodel.quantization.folding import Folds, find_folds, folded, remainder
+from bigmodel.quantization.folding import Folds, find_folds, folded
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 from bigmodel.quantization.parts import find_weight, inner_layers, is_built_in, joined
 from bigmodel.quantization.rebuild import After, Point, as_graph, copy_layer, rebuild
@@ -61,7 +61,7 @@ def _canonical(model: keras.Model, folds: Folds) -> keras.Model:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
         if operation in folds:
-            return remainder(operation)
+            return []
         if id(operation) in before:
             return [folded(operation, before[id(operation)])]
         if type(operation) in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
@@ -128,8 +128,7 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
     folds = find_folds(model)
     skipped = []
     for layer, targets in folds.items():
-        what = "its factors are folded" if remainder(layer) else "folded"
-        reason = f"{what} into {', '.join(dense.name for dense in targets)}, as in the file"
+        reason = f"folded into {', '.join(dense.name for dense in targets)}, as in the file"
         skipped.append(Skipped(layer.name, "quantize", reason))
 
     def replace(operation: Any) -> list[Any]:

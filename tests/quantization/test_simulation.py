@@ -159,22 +159,6 @@ def test_a_normalisation_is_folded_into_the_dense_layers_after_it(heads, argumen
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(8,), (5, 8)])
-def test_the_factors_of_a_root_mean_square_normalisation_are_folded(shape):
-    inputs = keras.Input(shape)
-    normal = L.RMSNormalization(name="norm")(inputs)
-    model = keras.Model(inputs, [L.Dense(3, name="a")(normal), L.Dense(4, name="b", use_bias=False)(normal)])
-    for weight in model.weights:
-        weight.assign(RNG.normal(size=weight.shape))
-    before = state(model)
-    folded, (_, skipped) = canonical(model), simulate(model, DYNAMIC)
-    assert state(model) == before and [s.layer for s in skipped] == ["norm"]
-    np.testing.assert_array_equal(folded.get_layer("norm").scale, np.ones(8))
-    x = RNG.normal(size=(32, *shape)).astype("float32")
-    for a, b in zip(folded(x), model(x), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     "after",
     [
