@@ -41,7 +41,7 @@ def test_the_file_computes_what_was_trained(made, between, digits, tmp_path):
     network = network_in(made[0])
     path = bm.export_litert(network, tmp_path / "between.tflite")
     file, model = (bm.evaluate(one, digits.test, like=between) for one in (path, made[0]))
-    assert agreement(model, file) >= 0.99  # without a range 0.91; a sample or two of 445 lie within a step of a tie
+    assert agreement(model, file) >= 0.99  # one or two of 445 samples lie within a step of a tie
     scale = np.abs(model.outputs).max()
     np.testing.assert_allclose(file.outputs, model.outputs, rtol=0, atol=0.02 * scale)
     read = {op.name: op.activation for op in bm.evaluation.inspect_file(path).ops}
