@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -198,6 +199,7 @@ def toolkit_int8(job: Job) -> float:
     with tempfile.TemporaryDirectory() as folder:
         model, samples = Path(folder, "model.h5"), Path(folder, "samples.npy")
         _twin(job).save(model)
+        _as_older_keras_writes(model)
         np.save(samples, job.calibration())
         command = [job.mct_python, Path(__file__).with_name("toolkit.py"), model, samples, job.out]
         plain = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
@@ -205,6 +207,17 @@ def toolkit_int8(job: Job) -> float:
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return float(done.stdout.splitlines()[-1])
+
+
+def _as_older_keras_writes(path: Path) -> None:
+    """Keras 2.15 refuses a key that later versions of Keras 2 write for each input."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            layer["config"].pop("optional", None)
+        file.attrs["model_config"] = json.dumps(config)
 
 
 # --- TensorFlow's converter -----------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table; what is on the front of accuracy and a cost has that cost in bold."""
     lines = [f"| # | tool | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (2 + len(COLUMNS))}"]
     for row in rows:
-        reason = row.get("reason", "").replace("|", "/")
+        reason = f"`{row.get('reason', '').replace('|', '/').replace('`', '')}`"
         if "accuracy" not in row:
             lines.append(f"| {row['number']} | {row['method']}: no file ({reason}) |{' |' * len(COLUMNS)}")
             continue

@@ -78,11 +78,11 @@ def measured(job: Job) -> Outcome:
 
 
 def cause(error: BaseException) -> str:
-    """The line of an error that says what went wrong, in one sentence.
+    """The sentence of an error that says what went wrong.
 
-    A converter's message is mostly about where in the graph it was.
+    A converter's message is mostly about where in the graph it was, and others go on with advice.
 
-    >>> cause(ValueError("bad shape\\nat line 3"))
+    >>> cause(ValueError("bad shape. Try another.\\nat line 3"))
     'ValueError: bad shape'
     >>> cause(RuntimeError("<unknown>:0: error: loc(fused[x]): no kernel for 'x'\\n<unknown>:0: note: called from"))
     "RuntimeError: no kernel for 'x'"
@@ -91,7 +91,8 @@ def cause(error: BaseException) -> str:
     errors = [line.partition("error: ")[2] for line in lines if "error: " in line and "note: " not in line]
     said = [line for line in lines if "note: " not in line]
     line = re.sub(r"^loc\(.*\): ", "", (errors or said or [""])[0])
-    return f"{type(error).__name__}: {line}"[:200].rstrip(": ")
+    sentence = line.partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}".rstrip(":. ")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_the_table_has_every_column_and_the_figures_of_the_files(folder):
 
 def test_a_tool_without_a_file_says_why_in_one_sentence(folder):
     (line,) = [line for line in (folder / "compare.md").read_text(encoding="utf-8").splitlines() if "no file" in line]
-    assert "Keras: int8: no file (ConverterError: 'tfl.fully_connected' op operand #0 must be" in line
+    assert "Keras: int8: no file (`ConverterError: 'tfl.fully_connected' op operand #0 must be" in line
     assert len(cells(line)) == len(HEAD) and "loc(" not in line and "note:" not in line
 
 
@@ -115,7 +115,7 @@ def test_a_tool_that_fails_for_one_seed_keeps_its_row_and_says_so():
     runs.append({"network": "n", "method": "float32", "seed": 2, "reason": "too late"})
     (row,) = table.summary(runs)
     assert row["accuracy"] == pytest.approx(0.85)
-    assert "float32 (no file for 1 seed: too late) | 0.8500 ± 0.0500" in table.markdown([row])
+    assert "float32 (no file for 1 seed: `too late`) | 0.8500 ± 0.0500" in table.markdown([row])
 
 
 def test_examples_of_the_docstrings():
