@@ -20,6 +20,7 @@ class Clock:
 
     def __init__(self, seconds: float | None, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         self.seconds = seconds
+        self._done = {row.get("trial") for row in rows}
         self._started = time.monotonic() - sum(row.get("seconds", 0.0) for row in rows)
         self._outside = max((row.get("seconds_outside", 0.0) for row in rows), default=0.0)
 
@@ -27,6 +28,10 @@ class Clock:
     def is_over(self) -> bool:
         """Whether no trial can start any more."""
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def may_start(self, trial: str) -> bool:
+        """Whether there is time for a trial; one that is done already takes none."""
+        return trial in self._done or not self.is_over
 
     @property
     def deadline(self) -> float | None:

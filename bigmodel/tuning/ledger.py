@@ -12,6 +12,8 @@ from typing import Any
 Row = dict[str, Any]
 
 _RESULT, _VERDICT = "result.json", "verdict.json"
+AGAIN = "x2"
+"""Ends the name of a trial that is one done before, trained twice as long."""
 MODELS_KEPT = 8
 """Models of so many trials are kept, the best ones: one of them wins."""
 
@@ -68,10 +70,14 @@ class Ledger:
         path = self.folder(trial) / _VERDICT
         return _read(path) or _write(path, judge(path.parent))
 
-    def rows(self) -> list[Row]:
-        """Returns the rows of all finished trials, in the order of their names."""
+    def rows(self, *, again: bool = True) -> list[Row]:
+        """Returns the rows of all finished trials, in the order of their names.
+
+        Args:
+            again: Whether those count that were trained longer in the end.
+        """
         found = (_read(path) for path in sorted(self.directory.glob(f"trial_*/{_RESULT}")))
-        return [row for row in found if row is not None]
+        return [row for row in found if row is not None and (again or not row["trial"].endswith(AGAIN))]
 
     def keep_models(self, trials: list[str]) -> None:
         """Removes the models and files of all trials but these."""

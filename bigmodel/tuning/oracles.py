@@ -54,7 +54,7 @@ def _timed(kind: Any, clock: Clock) -> Any:
         """An oracle that proposes nothing more when the time is up."""
 
         def populate_space(self, trial_id: str) -> Any:
-            return dict(_STOPPED) if clock.is_over else super().populate_space(trial_id)
+            return super().populate_space(trial_id) if clock.may_start(trial_id) else dict(_STOPPED)
 
     return Timed
 
@@ -93,7 +93,7 @@ class BudgetOracle(engine.oracle.Oracle):
         self.fixed, self.ladder, self.epochs, self.longer = dict(fixed), ladder, epochs, longer
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        proposal = None if self.clock.is_over else self._next()
+        proposal = self._next() if self.clock.may_start(trial_id) else None
         if proposal is None:
             return dict(_STOPPED)
         rung, epochs = proposal

@@ -19,14 +19,14 @@ from bigmodel.errors import ModelError
 from bigmodel.evaluation import evaluate_model
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.holdout import Verdict, set_aside
-from bigmodel.tuning.ledger import Ledger, Row
+from bigmodel.tuning.ledger import AGAIN, Ledger, Row
 from bigmodel.tuning.objective import Objective, objective_of
 from bigmodel.tuning.settings import seeded, train_config, trained
 from bigmodel.tuning.space import Bounds, bounds_of, checked, space_of
 from bigmodel.tuning.trial import Bench, judged, measure_baseline
 
 # Trials that train twice as long when none has held: those that came nearest.
-_AGAIN = 3
+_NEAREST = 3
 _LONGER = 3
 
 
@@ -154,10 +154,10 @@ class _Search:
             tuner = self._tuner(bench)
             self._run(tuner)
             verdict = Verdict(bench, self.fold)
-            winner = self._verified(bench, verdict)
+            winner = self._verified(verdict, again=False)
             if winner is None and bench.objective.is_bounded and not tuner.clock.is_over:
                 self._widen(bench, tuner)
-                winner = self._verified(bench, verdict)
+                winner = self._verified(verdict)
             return self._tuned(bench, tuner, winner)
 
     def _bench(self) -> Bench:
@@ -203,7 +203,7 @@ class _Search:
 
     def _tuner(self, bench: Bench) -> Any:
         from bigmodel.tuning.oracles import BudgetOracle, ladder_of, oracle_of
-        from bigmodel.tuning.tuner import Declared, TrialTuner
+        from bigmodel.tuning.tuner import Declared, TrialTuner, forget
 
         bounds, fixed = self._bounds(), dict(self.options.fixed)
         clock = Clock(self.config.max_seconds, self.ledger.rows())
@@ -222,6 +222,8 @@ class _Search:
             def space(hp: Any) -> Mapping[str, Any]:
                 return {**declared_space(hp), **fixed}
 
+        if self.config.parallel_trials == 1:
+            forget(self.directory)
         with redirect_stdout(io.StringIO()):
             declared = Declared(self.config.build, space, self.seed)
             logs = self.config.tensorboard
@@ -238,17 +240,17 @@ class _Search:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _ranked(self) -> list[Row]:
+    def _ranked(self, *, again: bool = True) -> list[Row]:
         from bigmodel.tuning.tuner import ranked
 
-        return [row for row in ranked(self.ledger.rows(), self.objective) if self._has_model(row)]
+        return [row for row in ranked(self.ledger.rows(again=again), self.objective) if self._has_model(row)]
 
     def _has_model(self, row: Row) -> bool:
         return (self.ledger.folder(row["trial"]) / "model.keras").is_file()
 
-    def _verified(self, bench: Bench, verdict: Verdict) -> Row | None:
-        """The best trial that holds on the fold too; `None`: there is none."""
-        for row in self._ranked():
+    def _verified(self, verdict: Verdict, *, again: bool = True) -> Row | None:
+        """The best trial that holds on the fold too, among those that were trained longer too if `again`; or `None`."""
+        for row in self._ranked(again=again):
             if not self.objective.is_within(row["score"]):
                 return None
             figures = self.ledger.verified(row["trial"], lambda folder: self._judged(verdict, folder))
@@ -262,12 +264,14 @@ class _Search:
 
     def _widen(self, bench: Bench, tuner: Any) -> None:
         """Trains the trials that came nearest once more, twice as long."""
-        self.notes.append(f"no trial held on the fold that was set aside: the best {_AGAIN} were trained twice as long")
+        self.notes.append(
+            f"no trial held on the fold that was set aside: the best {_NEAREST} were trained twice as long"
+        )
         tried: dict[str, Row] = {}
-        for row in self._ranked():  # of trials that differ in their epochs alone the best one
+        for row in self._ranked(again=False):  # of trials that differ in their epochs alone the best one
             kind = {name: value for name, value in row["values"].items() if name != "epochs"}
             tried.setdefault(json.dumps(kind, sort_keys=True), row)
-        for row in [row for row in tried.values() if not row["trial"].endswith("x2")][:_AGAIN]:
+        for row in list(tried.values())[:_NEAREST]:
             hp = tuner.oracle.get_space()
             hp.values = dict(row["values"])
 
@@ -275,7 +279,7 @@ class _Search:
                 network, values = tuner.hypermodel.build(hp)
                 return bench.run(network, values, folder, times=2, deadline=tuner.clock.deadline)
 
-            tuner.clock.saw(self.ledger.once(f"{row['trial']}x2", row["values"], again))
+            tuner.clock.saw(self.ledger.once(row["trial"] + AGAIN, row["values"], again))
 
     def _tuned(self, bench: Bench, tuner: Any, winner: Row | None) -> Tuned:
         able = self._ranked()

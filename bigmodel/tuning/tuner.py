@@ -101,7 +101,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
 
     def _told(self, row: Row) -> dict[str, float]:
         self.clock.saw(row)
-        rows = ranked(self.ledger.rows(), self.bench.objective)
+        rows = ranked(self.ledger.rows(again=False), self.bench.objective)
         if not _has_rounds(row):
             self.ledger.keep_models([one["trial"] for one in rows[:MODELS_KEPT]])
         if self.logs is not None:
@@ -161,6 +161,19 @@ class TrialTuner(engine.base_tuner.BaseTuner):
         except keras_tuner.errors.FailedTrialError as error:
             trial.status, trial.message = "FAILED", str(error)
         self.on_trial_end(trial)
+
+
+def forget(directory: Path) -> None:
+    """Lets a search in this process start from its first trial again, instead of where KerasTuner left it.
+
+    What the ledger has is not run again. But KerasTuner's oracles come back without the state of their random numbers,
+    and can't read what they were writing when the process was killed; asked again for each trial, they propose the
+    same ones. Chiefs with workers, whose trials end in an order of their own, keep their state.
+
+    Args:
+        directory: The search's.
+    """
+    (directory / "tuner0.json").unlink(missing_ok=True)
 
 
 def failed(error: Exception, objective: Objective, seconds: float) -> dict[str, Any]:

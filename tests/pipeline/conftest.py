@@ -30,12 +30,12 @@ def trained(digits) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def job(root, trained, tmp_path_factory) -> Callable[..., subprocess.Popen[str]]:
-    """Starts the job in a process, in a directory; it kills itself at the point that a text names."""
+    """Starts a job in a process, in a directory; it kills itself at the point that a text names."""
     path = tmp_path_factory.mktemp("model") / "model.keras"
     trained.save(path)
 
-    def start(directory: Path, where: str = "") -> subprocess.Popen[str]:
-        command = [sys.executable, Path(__file__).with_name("jobs.py"), path, directory, where]
+    def start(directory: Path, where: str = "", name: str = "steps") -> subprocess.Popen[str]:
+        command = [sys.executable, Path(__file__).with_name("jobs.py"), name, path, directory, where]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -44,11 +44,11 @@ def job(root, trained, tmp_path_factory) -> Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="session")
 def killed_at(job) -> Callable[..., bm.Result]:
-    """Runs the job in a process that is killed at a point, then once more to its end, and returns the result."""
+    """Runs a job in a process that is killed at a point, then once more to its end, and returns the result."""
 
-    def run(where: str, directory: Path) -> bm.Result:
+    def run(where: str, directory: Path, name: str = "steps") -> bm.Result:
         for point, status in ((where, -signal.SIGKILL), ("", 0)):
-            process = job(directory, point)
+            process = job(directory, point, name)
             _, told = process.communicate()
             assert process.returncode == status, told[-2000:]
             assert (directory / "report.json").is_file() == (status == 0)
