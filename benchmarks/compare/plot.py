@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from bigmodel.report.charts import metric_range, ticks
+from bigmodel.report.charts import ticks
 
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]
@@ -28,9 +28,7 @@ COLOURS = {
 def plot(title: str, rows: Sequence[Row]) -> str:
     """Returns the SVG; files on the front are filled, a file outside the axis lies at its edge as a triangle."""
     measured = [row for row in rows if "accuracy" in row]
-    reference = next((row["accuracy"] for row in measured if row["method"] == "float32"), None)
-    bound = None if reference is None else reference - 0.01
-    low, high = metric_range([row["accuracy"] for row in measured], reference, bound)
+    low, high = accuracy_range([row["accuracy"] for row in measured])
 
     def y_of(accuracy: float) -> float:
         return BOTTOM - (BOTTOM - TOP) * min(max((accuracy - low) / (high - low), 0.0), 1.0)
@@ -50,6 +48,17 @@ def plot(title: str, rows: Sequence[Row]) -> str:
     for cost in PANELS:
         parts += _panel(cost, measured, y_of, (low, high))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def accuracy_range(values: Sequence[float], depth: float = 0.04) -> tuple[float, float]:
+    """Returns the part of the axis that is shown: the best `depth`, however bad the worst file is.
+
+    >>> [round(end, 3) for end in accuracy_range([0.1, 0.88, 0.9])]
+    [0.858, 0.902]
+    """
+    best = max(values)
+    pad = 0.06 * depth
+    return max(min(values), best - depth) - pad, best + pad
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:

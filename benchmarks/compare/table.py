@@ -79,6 +79,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
         own = [run for run in runs if run["method"] == method]
         good = [run for run in own if "accuracy" in run]
         row: Row = {"number": number, "method": method, "failed": len(own) - len(good)}
+        row |= {"tried": len(own), "seeds": len({run["seed"] for run in runs})}
         if len(good) < len(own):
             row["reason"] = next(run["reason"] for run in own if "reason" in run)
         if good:
@@ -118,6 +119,8 @@ def markdown(rows: Sequence[Row]) -> str:
             lines.append(f"| {row['number']} | {row['method']}: no file ({reason}) |{' |' * len(COLUMNS)}")
             continue
         told = row["method"]
+        if row["tried"] < row["seeds"]:
+            told += f" ({row['tried']} of {row['seeds']} seeds)"
         if row["failed"]:
             told += f" (no file for {row['failed']} seed{'s' * (row['failed'] > 1)}: {reason})"
         spread = (max(row["accuracies"].values()) - min(row["accuracies"].values())) / 2

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.compare import __main__ as compare
-from benchmarks.compare import table, tool
+from benchmarks.compare import plot, table, tool
 from benchmarks.compare.methods import METHODS, TOOLKIT
 from benchmarks.compare.results import Results
 from bigmodel.litert import LiteModel
@@ -54,10 +54,10 @@ def test_the_page_names_the_fronts_and_shows_both_plots(folder):
     text = (folder / "compare.md").read_text(encoding="utf-8")
     assert text.count("**Accuracy against size:**") == text.count("**Accuracy against latency:**") == 1
     assert "(compare-digits.svg)" in text
-    plot = ElementTree.parse(folder / "compare-digits.svg").getroot()
-    names = [element.text.rpartition(": ")[0] for element in plot.iter("{http://www.w3.org/2000/svg}title")]
+    drawn = ElementTree.parse(folder / "compare-digits.svg").getroot()
+    names = [element.text.rpartition(": ")[0] for element in drawn.iter("{http://www.w3.org/2000/svg}title")]
     assert sorted(names) == sorted(2 * ["float32", "bigmodel: 8 bits", "converter: dynamic int8"])
-    shown = {element.text for element in plot.iter("{http://www.w3.org/2000/svg}text")}
+    shown = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
     assert {"kilobytes", "milliseconds", "1", "2", "3"} <= shown
 
 
@@ -118,8 +118,14 @@ def test_a_tool_that_fails_for_one_seed_keeps_its_row_and_says_so():
     assert "float32 (no file for 1 seed: `too late`) | 0.8500 ± 0.0500" in table.markdown([row])
 
 
+def test_a_tool_that_was_not_tried_for_every_seed_says_so():
+    runs = runs_of("float32", [0.9, 0.8], 10, 1.0) + runs_of("Keras: int4", [0.9], 10, 1.0)
+    told = table.markdown(table.summary(runs))
+    assert "| Keras: int4 (1 of 2 seeds) |" in told and "| float32 |" in told
+
+
 def test_examples_of_the_docstrings():
-    for module in (compare, table, tool):
+    for module in (compare, plot, table, tool):
         assert doctest.testmod(module).failed == 0
 
 
