@@ -32,12 +32,13 @@ COARSE_IN_16_BITS = (_Op.GELU,)
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
 
 
-_CONVOLUTIONS: dict[int, Callable[[Any], Sequence[int]]] = {
+_WITH_WEIGHTS: dict[int, Callable[[Any], Sequence[int]]] = {
+    schema.BuiltinOperator.FULLY_CONNECTED: lambda op: op.inputs[:2],
     schema.BuiltinOperator.CONV_2D: lambda op: op.inputs[:2],
     schema.BuiltinOperator.DEPTHWISE_CONV_2D: lambda op: op.inputs[:2],
     schema.BuiltinOperator.TRANSPOSE_CONV: lambda op: (op.inputs[2], op.inputs[1]),
 }
-"""Of each kind of convolution the op's tensors: what it reads, and its weights."""
+"""Of each kind of op with weights its tensors: what it reads, and the weights."""
 
 
 def spread(model: Any, known: Mapping[str, Bounds]) -> dict[str, Bounds]:
@@ -130,9 +131,10 @@ def float_ops(model: Any) -> dict[str, int]:
 def rounding(model: Any) -> dict[str, dict[str, list[float]]]:
     """Returns how the kernels come from sums to codes that do so in other ways than by one exact rounding.
 
-    XNNPACK leaves two kinds to the runtime's own kernels, which multiply a sum by `m * 2**-shift` with 0.5 <= m < 1.
-    Convolutions of 4-bit weights do so in 32 bits: they round the product with m, shift, and round again. Convolutions
-    of 16-bit activations sum in 64 bits, which leaves 15 for m.
+    XNNPACK leaves some to the runtime's own kernels, which multiply a sum by `m * 2**-shift` with 0.5 <= m < 1. Those
+    of 4-bit weights (all convolutions, and fully connected ones whose rows end within a byte) do so in 32 bits: they
+    round the product with m, shift, and round again. Convolutions of 16-bit activations sum in 64 bits, which leaves 15
+    for m.
 
     Args:
         model: A written file.
@@ -144,18 +146,22 @@ def rounding(model: Any) -> dict[str, dict[str, list[float]]]:
     graph, found = model.subgraphs[0], dict[str, dict[str, list[float]]]()
     for op in graph.operators:
         kind = model.operatorCodes[op.opcodeIndex].builtinCode
-        if kind not in _CONVOLUTIONS:
+        if kind not in _WITH_WEIGHTS:
             continue
         result = graph.tensors[op.outputs[0]]
-        read, weight = (graph.tensors[i] for i in _CONVOLUTIONS[kind](op))
+        read, weight = (graph.tensors[i] for i in _WITH_WEIGHTS[kind](op))
+        is_full = kind == schema.BuiltinOperator.FULLY_CONNECTED
+        rounds_twice = weight.type == schema.TensorType.INT4 and (
+            kind == schema.BuiltinOperator.CONV_2D or (is_full and weight.shape[-1] % 2 == 1)
+        )
         if read.type != result.type or result.type not in (schema.TensorType.INT8, schema.TensorType.INT16):
             continue
         scales = [np.asarray(tensor.quantization.scale, np.float64) for tensor in (read, weight, result)]
         parts, exponents = np.frexp(scales[0] * scales[1] / scales[2])
         name = tfl_flatbuffer_utils.get_tensor_name(result)
-        if result.type == schema.TensorType.INT16:
+        if result.type == schema.TensorType.INT16 and not is_full:
             found[name] = {"factors": (_in_15_bits(parts) / parts).tolist()}
-        elif kind == schema.BuiltinOperator.CONV_2D and weight.type == schema.TensorType.INT4:
+        elif result.type == schema.TensorType.INT8 and rounds_twice:
             found[name] = {"shifts": np.maximum(-exponents, 0).tolist()}
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,10 @@ def take_biases(static: keras.Model, errors: Mapping[str, Sequence[float]]) -> N
             if not found or "/" in path:
                 continue
             error = np.asarray(found[0]) * np.asarray(scale, np.float64).reshape(-1)
-            if getattr(layer.layer, "use_bias", False):
-                layer.layer.bias.assign_add(error.reshape(layer.layer.bias.shape))
-            elif normalisation is not None:
+            bias = getattr(layer.layer, "bias", None)
+            if bias is not None and math.prod(bias.shape) == error.size:
+                bias.assign_add(error.reshape(bias.shape))
+            elif bias is None and normalisation is not None:
                 normalisation.moving_mean.assign_sub(error)
 
 

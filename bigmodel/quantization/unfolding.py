@@ -1,8 +1,8 @@
 """Keeps the factors of a normalisation out of the kernels after it.
 
 The converter multiplies factors that stand right before a fully connected kernel into its rows, which takes a kernel
-that lies on its grid off it. That concerns what has factors and no shift, `RMSNormalization`. Its two multiplications, by
-the factors and by the reciprocal of the root mean square, may as well come in the other order.
+that lies on its grid off it. Of normalisations that concerns the one that has factors and no shift, `RMSNormalization`.
+Its two multiplications, by the factors and by the reciprocal of the root mean square, may come in the other order.
 """
 
 from __future__ import annotations

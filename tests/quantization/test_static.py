@@ -26,8 +26,8 @@ LESS_EXACT = {"encoder_and_decoder", "repeated_model"}
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
-def simulated(model):
-    simulation, _ = simulate(model, QuantizeConfig(activations="static"))
+def simulated(model, bits=8):
+    simulation, _ = simulate(model, QuantizeConfig(bits=bits, activations="static"))
     for layer in quantized_layers(simulation):
         layer.fix_scales()
     return simulation
@@ -130,6 +130,33 @@ def test_biases_of_the_simulation_lie_on_the_files_grid(tmp_path):
     inputs = next(layer for name, layer in ranges.items() if name.startswith("input"))
     steps = np.asarray(first.layer.bias) / (float(inputs.scale) * np.asarray(first.scales[0]).reshape(-1))
     np.testing.assert_allclose(steps, np.round(steps), atol=2e-3)
+
+
+def sequence_of(units):
+    return [keras.layers.EinsumDense("abc,cd->abd", (4, units), bias_axes="d"), keras.layers.Flatten()]
+
+
+@pytest.mark.parametrize(
+    ("shape", "first"),
+    [
+        ((16,), [keras.layers.Dense(15, activation="relu")]),
+        ((15,), [keras.layers.Dense(8, activation="relu")]),
+        ((4, 7), sequence_of(5)),
+        ((4, 8), sequence_of(6)),
+    ],
+    ids=["15 outputs", "15 inputs", "odd einsum", "even einsum"],
+)
+def test_fully_connected_kernels_of_4_bits_round_as_their_rows_of_codes_end(shape, first, tmp_path, monkeypatch):
+    """A byte holds two codes: a kernel of the runtime's own takes rows that end within one, and rounds twice."""
+    monkeypatch.setitem(
+        small_networks.NETWORKS, "rows", lambda: small_networks.chain(*first, keras.layers.Dense(3), shape=shape)
+    )
+    model = small_networks.make("rows")
+    simulation, x = simulated(model, bits=4), small_networks.samples(model)
+    (deployed,) = deploy(simulation, [(FORMATS["static_int4"], tmp_path / "static.tflite")], x)
+    assert deployed.written.float_ops == {}
+    difference = np.abs(LiteModel(deployed.written.path).predict(x) - np.asarray(deployed.simulation(x)))
+    assert difference.mean() <= 0.005 * output_step(deployed.simulation)
 
 
 def test_static_and_dynamic_files_of_one_simulation_each_have_their_own(tmp_path):
