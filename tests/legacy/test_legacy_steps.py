@@ -13,6 +13,7 @@ from bigmodel.config import ClusterConfig
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.evaluation import agreement
 from bigmodel.export.formats import FORMATS
+from bigmodel.export.lean import lean
 from bigmodel.legacy import network_in
 from bigmodel.legacy.files import deploy
 from bigmodel.legacy.pruning import left_dense
@@ -89,6 +90,7 @@ def test_aware_training_keeps_the_zeros_and_its_file_computes_the_same(network, 
     file, model = bm.evaluate(path, digits.test, like=network), bm.evaluate(aware, digits.test)
     assert agreement(model, file) >= 0.999
     assert {op.weight_bits for op in bm.evaluation.inspect_file(path).ops} == {8, None}
+    assert lean(path.read_bytes()) == path.read_bytes()
 
 
 def test_what_the_toolkit_refuses_is_told_and_the_rest_is_quantized(network, digits):
