@@ -19,6 +19,8 @@ from bigmodel.training import choose_augmentation
 
 Row = dict[str, Any]
 
+_STEP, _ENTRY = "step augment", "augmentation"
+
 
 @dataclasses.dataclass
 class AugmentationStage:
@@ -39,8 +41,6 @@ class AugmentationStage:
     seed: int
 
     def __post_init__(self) -> None:
-        self.steps: list[Row] = []
-        self._notes: tuple[str, ...] = ()
         self._varied: Data | None = None
 
     def training_data(self, network: keras.Model) -> Data:
@@ -52,9 +52,10 @@ class AugmentationStage:
         if self.plan.augment is None:
             return self.data
         if self._varied is None:
-            config = self._chosen(network) if self.plan.augment == "auto" else self.plan.augment
+            config, notes = self._chosen(network) if self.plan.augment == "auto" else (self.plan.augment, [])
             self._varied = augment(self.data, config, seed=self.seed, model=network) if config.transforms else self.data
-            self._notes += tuple(note for note in self._varied.notes if note not in self.data.notes)
+            notes += [note for note in self._varied.notes if note not in self.data.notes]
+            self.journal.once(_ENTRY, lambda: {"notes": notes})
         return self._varied
 
     def ordered_data(self, network: keras.Model) -> Data:
@@ -69,21 +70,29 @@ class AugmentationStage:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know."""
-        if self.plan.augment is None or self._varied is not None:
-            return self._notes
+        if self.plan.augment is None:
+            return ()
+        told = self.journal.recall(_ENTRY)  # of a run that goes on, the steps that trained may all be done
+        if told is not None:
+            return tuple(told["notes"])
         trained = "the whole network" if self.plan.augment == "auto" else "on the data"
         return (f"augment: no step trained {trained}, so that nothing was varied",)
 
-    def _chosen(self, network: keras.Model) -> AugmentConfig:
+    @property
+    def steps(self) -> list[Row]:
+        """What the report's list of steps says: the measurement, where there was one."""
+        told = self.journal.recall(_STEP)
+        return [] if told is None else [{key: value for key, value in told.items() if key != "notes"}]
+
+    def _chosen(self, network: keras.Model) -> tuple[AugmentConfig, list[str]]:
+        """What was found to help, and notes about it."""
         if self.data.validation is None:
-            self._notes = ("augment='auto': nothing was varied, as there is no validation split to judge by",)
-            return AugmentConfig(())
+            note = "augment='auto': nothing was varied, as there is no validation split to judge by"
+            return AugmentConfig(()), [note]
         with self.stages.stage("augmentation") as stage:
-            told = self.journal.once("step augment", lambda: self._measured(network))
+            told = self.journal.once(_STEP, lambda: self._measured(network))
             stage.outcome = ", ".join(told["transforms"]) or "none"
-        self.steps.append({key: value for key, value in told.items() if key != "notes"})
-        self._notes = tuple(told["notes"])
-        return AugmentConfig(tuple(told["transforms"]))
+        return AugmentConfig(tuple(told["transforms"])), list(told["notes"])
 
     def _measured(self, network: keras.Model) -> Row:
         started = time.perf_counter()

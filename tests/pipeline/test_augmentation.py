@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from jobs import comparable
 
 import bigmodel as bm
 from bigmodel.errors import ArgumentError
@@ -48,6 +49,9 @@ def test_auto_tells_what_it_measured_and_keeps(trained, digits, trained_on, tmp_
     assert any(note.startswith("augmentation:") and "kept of" in note for note in record.notes)
     (data,) = trained_on
     assert (data.train.augmentation is not None) == bool(step["transforms"])
+    (tmp_path / "report.json").unlink()  # as of a run that was killed at its end: it goes on and trains nothing
+    again = bm.compress_and_tune(trained, digits, directory=tmp_path, **ORDERS).report
+    assert comparable(again) == comparable(record) and len(trained_on) == 1
 
 
 def test_a_run_that_trains_nothing_says_that_it_varied_nothing(trained, digits):
