@@ -13,14 +13,15 @@ import numpy as np
 
 from bigmodel.config import QuantizeConfig
 from bigmodel.data import Data
-from bigmodel.errors import ArgumentError, ConversionError, ModelError
+from bigmodel.errors import ArgumentError, ConversionError
 from bigmodel.export.formats import format_of
-from bigmodel.graph import is_graph
 from bigmodel.quantization.clipping import mse_scale
+from bigmodel.quantization.fake import weight_codes
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.layers import Quantized
+from bigmodel.quantization.parts import is_built_in
 from bigmodel.quantization.simulation import quantized_layers, simulated
-from bigmodel.quantization.table import rules_of
+from bigmodel.quantization.table import WeightQuantization, rules_of
 from bigmodel.training.defaults import activations
 
 # Bits to choose from, most first. Binary weights take the file's two bits, as ternary ones do, and say less with them.
@@ -71,25 +72,19 @@ def allot_bits(model: keras.Model, data: Data | None, config: QuantizeConfig) ->
     the size, less is allotted.
 
     Args:
-        model: A functional or built Sequential float model.
+        model: A built float model.
         data: Data from `as_data`; only its calibration samples are read.
         config: Bits "mixed" and the size; activations "auto" are dynamic here.
 
     Returns:
-        The bits of every layer with quantized weights, by name.
+        The bits of every layer with quantized weights, by name. Of a subclassed model, or of a layer of one's own, they
+        are the layers inside; those of one name have the same bits.
 
     Raises:
         ArgumentError: There is no data, or the size can't be reached.
-        ModelError: The model has no graph of layers, or no layer to quantize.
+        ModelError: The model has no layer to quantize.
         ConversionError: The file could not be written.
     """
-    if not is_graph(model):
-        raise ModelError(
-            "Bits can't be allotted to the layers of this model.",
-            received=f"bits='mixed' for {type(model).__name__} {model.name!r}, whose layers only its call() connects",
-            expected="a functional or Sequential model",
-            fix="Pass bits as a dict by layer name, or as a function of a layer.",
-        )
     kind = "dynamic" if config.activations == "auto" else config.activations
     config = dataclasses.replace(config, activations=kind, size=config.size)
     samples = _samples(data)
@@ -115,35 +110,33 @@ def sensitivities(model: keras.Model, samples: Any, config: QuantizeConfig) -> l
     """Returns for each layer how far its rounding alone moves the outputs, and what it saves. Nothing is changed.
 
     Args:
-        model: A functional or built Sequential float model.
+        model: A built float model.
         samples: Input samples, in the structure that the model takes.
         config: Activations and layers.
     """
-    kinds = activations(model, None)
+    kinds = activations(model, _outputs(model, samples))
     distortion: dict[str, dict[int, float]] = {}
     size: dict[str, dict[int, int]] = {}
     for bits in _CHOICES[config.activations]:
         weights_only = dataclasses.replace(config, bits=bits, activations="float", size=None)
         simulation, _ = simulated(model, weights_only)
-        layers = quantized_layers(simulation)
-        for layer in layers:
-            _fix_at_least_error(layer)
+        for layer in quantized_layers(simulation):
             layer.delayed = True  # in float
         expected = _outputs(simulation, samples)
-        for layer in layers:
-            held = max(q.bits for q in layer.quantized_weights.values())
-            if held not in size.setdefault(layer.name, {}):
-                layer.delayed = False
-                moved = _distance(kinds, expected, _outputs(simulation, samples))
-                distortion.setdefault(layer.name, {})[held] = moved
-                size[layer.name][held] = _weight_bytes(layer)
-                layer.delayed = True
+        for name, weights in _weights(simulation).items():
+            held = max(quantization.bits for _, quantization in weights)
+            if held not in size.setdefault(name, {}):
+                before = _round_at_least_error(weights)
+                distortion.setdefault(name, {})[held] = _distance(kinds, expected, _outputs(simulation, samples))
+                size[name][held] = sum(_bytes(variable, quantization) for variable, quantization in weights)
+                for (variable, _), values in zip(weights, before, strict=True):
+                    variable.assign(values)
     return [Sensitivity(name, distortion[name], size[name]) for name in size]
 
 
 def layer_bits(simulation: keras.Model) -> dict[str, int]:
-    """Returns the bits of every quantized layer of a simulation, by name."""
-    return {layer.name: min(q.bits for q in layer.quantized_weights.values()) for layer in quantized_layers(simulation)}
+    """Returns the bits of every quantized layer of a simulation, by the name that bits are ordered by."""
+    return {name: min(q.bits for _, q in weights) for name, weights in _weights(simulation).items()}
 
 
 def told_bits(config: QuantizeConfig, simulation: keras.Model) -> int | dict[str, int]:
@@ -159,22 +152,42 @@ def common_bits(simulation: keras.Model) -> Any:
     held = layer_bits(simulation)
     least = min(held.values())
     for layer in quantized_layers(simulation):
-        for part, rule in rules_of(layer.layer).values():
+        for path, (part, rule) in rules_of(layer.layer).items():
             possible = {q.bits for q in rule.weight_quantization(least, part).values()}
-            if held[layer.name] not in {*possible, least}:
+            name = _ordered_name(layer, path, part)
+            if name in held and held[name] not in {*possible, least}:
                 return "mixed"
     return least
 
 
-def _fix_at_least_error(layer: Quantized) -> None:
-    scales = [mse_scale(np.asarray(variable), quantization) for _, variable, quantization, _ in layer.grids()]
-    layer.fix_scales()
-    for stored, scale in zip(layer.scales, scales, strict=True):
-        stored.assign(scale)
+def _weights(simulation: keras.Model) -> dict[str, list[tuple[keras.Variable, WeightQuantization]]]:
+    """The quantized weights by the name of the layer that bits are ordered by."""
+    found: dict[str, list[tuple[keras.Variable, WeightQuantization]]] = {}
+    for layer in quantized_layers(simulation):
+        ruled = rules_of(layer.layer)
+        for path, variable, quantization, _ in layer.grids():
+            place = path.rpartition("/")[0]
+            name = _ordered_name(layer, place, ruled[place][0])
+            found.setdefault(name, []).append((variable, quantization))
+    return found
 
 
-def _weight_bytes(layer: Quantized) -> int:
-    return sum(int(np.prod(variable.shape)) * max(q.bits, 2) // 8 for _, variable, q, _ in layer.grids())
+def _ordered_name(layer: Quantized, path: str, part: keras.layers.Layer) -> str:
+    """The name of what a caller takes for a layer: an attention as a whole, what is inside a model of their own."""
+    return layer.name if not path or is_built_in(layer.layer) else part.name
+
+
+def _round_at_least_error(weights: Sequence[tuple[keras.Variable, WeightQuantization]]) -> list[np.ndarray]:
+    """Puts weights, in place, on their grids of the least squared error, and returns what they were."""
+    before = [np.asarray(variable) for variable, _ in weights]
+    for (variable, quantization), values in zip(weights, before, strict=True):
+        scale = mse_scale(values, quantization)
+        variable.assign(scale * np.asarray(weight_codes(values, scale, quantization.bits)))
+    return before
+
+
+def _bytes(variable: keras.Variable, quantization: WeightQuantization) -> int:
+    return int(np.prod(variable.shape)) * max(quantization.bits, 2) // 8
 
 
 def _distance(kinds: Sequence[str], expected: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> float:

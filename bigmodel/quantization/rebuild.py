@@ -117,7 +117,15 @@ def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
         new.build_from_config(layer.get_build_config() or {})
     for source, target in zip(layer.variables, new.variables, strict=True):
         target.assign(source)
+    _name_alike(layer, new)
     return new
+
+
+def _name_alike(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Gives the layers inside a copy their names: Keras numbers anew what has none in the config."""
+    inside = (part._flatten_layers(include_self=False) for part in (layer, new))
+    for source, target in zip(*inside, strict=False):
+        target.name = source.name
 
 
 def _copy_subclassed(model: keras.Model, name: str) -> keras.Model:

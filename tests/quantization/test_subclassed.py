@@ -7,7 +7,9 @@ from keras import layers as L
 
 import bigmodel as bm
 from bigmodel.config import QuantizeConfig
+from bigmodel.data import as_data
 from bigmodel.errors import ModelError
+from bigmodel.quantization.allocation import allot_bits, layer_bits, sensitivities
 from bigmodel.quantization.simulation import grids, quantized_layers, simulate
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -105,6 +107,45 @@ def test_the_file_computes_what_was_simulated_and_the_saved_model_too(method, ne
     quantized.save(tmp_path / "net.keras")
     again = keras.models.load_model(tmp_path / "net.keras", compile=False)
     np.testing.assert_array_equal(again.predict(data[0], verbose=0), expected)
+
+
+def test_bits_are_allotted_to_the_layers_inside(net, data, tmp_path):
+    def size_of(bits):
+        config = QuantizeConfig(bits=bits, activations="dynamic", method="post_training")
+        path = bm.export_litert(bm.quantize(net, data, config, verbose=0), tmp_path / "net.tflite")
+        return path.stat().st_size
+
+    least, most = size_of(2), size_of(8)
+    size = int(0.4 * least + 0.6 * most)
+    before = [w.tobytes() for w in net.get_weights()]
+    bits = allot_bits(net, as_data(data, model=net), QuantizeConfig(bits="mixed", size=size))
+    assert [w.tobytes() for w in net.get_weights()] == before
+    parts = [net.stem.layers[0], net.head, *net.blocks[0].hidden]
+    assert set(bits) == {*(part.name for part in parts), "query", "key", "value", "attention_output"}
+    assert len(set(bits.values())) > 1 and size_of(bits) <= size
+    simulation, _ = simulate(net, QuantizeConfig(bits=bits, activations="dynamic"))
+    assert layer_bits(simulation) == bits
+
+
+def test_the_sensitivity_of_an_inner_layer_is_that_of_its_weights_alone(net, data):
+    (found,) = (
+        s for s in sensitivities(net, data[0], QuantizeConfig(bits="mixed", activations="float")) if s.layer == "head"
+    )
+    kernel, expected = net.head.kernel.numpy(), np.asarray(net(data[0]))
+    scale = np.abs(kernel).max(axis=0) / 127
+    net.head.kernel.assign(np.rint(kernel / scale) * scale)
+    moved = np.square(np.asarray(net(data[0])) - expected).mean() / expected.var()
+    net.head.kernel.assign(kernel)
+    # At 8 bits the least squared error clips hardly more than min-max.
+    assert found.bytes[8] == kernel.size and found.distortion[8] == pytest.approx(moved, rel=0.5)
+
+
+def test_bits_by_name_reach_the_layers_of_a_layer_of_ones_own():
+    inputs = keras.Input((10, 6))
+    block = Block()
+    model = keras.Model(inputs, block(inputs))
+    simulation, _ = simulate(model, QuantizeConfig(bits={block.hidden[0].name: 4}, activations="dynamic"))
+    assert {grid.path: grid.bits for grid in grids(simulation) if grid.bits < 8} == {"hidden/0/kernel": 4}
 
 
 def test_a_subclassed_model_may_stand_in_a_functional_one(net, data, tmp_path):
