@@ -67,7 +67,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=3600, help="seconds that one tool may take")
     parser.add_argument("--retry-failed", action="store_true", help="try again what gave no file")
     parser.add_argument("--short", action="store_true", help="a tiny network on digits and few tools, for a trial")
-    parser.add_argument("--out", type=Path, default=Path("comparison"))
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     options = parser.parse_args(arguments)
     every = [method for method in METHODS if options.mct_python or method != TOOLKIT]
     options.methods = options.methods or (SHORT if options.short else every)

@@ -223,12 +223,20 @@ def _as_older_keras_writes(path: Path) -> None:
 # --- TensorFlow's converter -----------------------------------------------------------------------------------------
 
 
+def _one_sample(model: Any) -> Any:
+    """The signature of a batch of one sample: with a free batch the converter refuses recurrent layers."""
+    import keras
+
+    return [keras.InputSpec(shape=(1, *model.input_shape[1:]), dtype="float32")]
+
+
 def _converter(job: Job) -> Any:
     import keras
     import tensorflow as tf
 
     folder = tempfile.mkdtemp()
-    keras.models.load_model(job.model).export(folder, verbose=False)
+    model = keras.models.load_model(job.model)
+    model.export(folder, input_signature=_one_sample(model), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return converter
@@ -306,7 +314,7 @@ def _keras(job: Job, mode: str) -> None:
 
     model = keras.models.load_model(job.model)
     model.quantize(mode)
-    model.export(str(job.out), format="litert", verbose=False)
+    model.export(str(job.out), format="litert", input_signature=_one_sample(model), verbose=False)
 
 
 def keras_int8(job: Job) -> None:
