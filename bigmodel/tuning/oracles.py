@@ -6,7 +6,8 @@ Only functions import this module: it loads KerasTuner.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras_tuner
@@ -16,10 +17,13 @@ from bigmodel.config import TuneConfig
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.objective import Objective
 
+Start = tuple[Sequence[float], int]
 _STOPPED = {"status": "STOPPED", "values": None}
 
 
-def oracle_of(config: TuneConfig, objective: Objective, clock: Clock, *, seed: int, most_epochs: int) -> Any:
+def oracle_of(
+    config: TuneConfig, objective: Objective, clock: Clock, *, seed: int, most_epochs: int, start: Start
+) -> Any:
     """Returns the oracle that a config asks for, which stops when the time is up.
 
     Args:
@@ -28,12 +32,14 @@ def oracle_of(config: TuneConfig, objective: Objective, clock: Clock, *, seed: i
         clock: Says when the time is up.
         seed: Same seed, same proposals.
         most_epochs: Of hyperband: epochs of its longest trainings.
+        start: Of "bayesian": shares of the parameters, from large to small, and which of them is tried first.
     """
+    rungs, outset = start
     kinds = {
-        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
-        "random": keras_tuner.oracles.RandomSearchOracle,
-        "grid": keras_tuner.oracles.GridSearchOracle,
-        "hyperband": keras_tuner.oracles.HyperbandOracle,
+        "bayesian": partial(_timed(WarmOracle, clock), objective, rungs, outset),
+        "random": _timed(keras_tuner.oracles.RandomSearchOracle, clock),
+        "grid": _timed(keras_tuner.oracles.GridSearchOracle, clock),
+        "hyperband": _timed(keras_tuner.oracles.HyperbandOracle, clock),
     }
     settings: dict[str, Any] = {
         "objective": keras_tuner.Objective("score", objective.direction),
@@ -44,9 +50,91 @@ def oracle_of(config: TuneConfig, objective: Objective, clock: Clock, *, seed: i
         settings |= {"max_epochs": max(2, most_epochs), "hyperband_iterations": 1}
     else:
         settings["max_trials"] = config.max_trials
-    oracle = _timed(kinds[config.tuner], clock)(**settings)
+    oracle = kinds[config.tuner](**settings)
     oracle.max_trials = config.max_trials  # hyperband has no argument for it
     return oracle
+
+
+class WarmOracle(keras_tuner.oracles.BayesianOptimizationOracle):
+    """Bayesian optimization that first looks for the fewest channels, and tries nothing twice.
+
+    The file shrinks, and the metric falls, as channels go. So the smallest share that holds at the fewest bits is
+    looked for first, from an outset on in growing steps, then by bisection. What is known then, KerasTuner's Gaussian
+    process starts from.
+
+    Args:
+        goal: Says which trials hold.
+        rungs: Shares of the parameters that are left, from large to small; empty: there is none to look for.
+        outset: The rung that is tried first.
+        settings: As KerasTuner's oracle takes them.
+    """
+
+    def __init__(self, goal: Objective, rungs: Sequence[float], outset: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.goal, self.rungs, self.outset = goal, list(rungs), outset
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        rung = self._next() if self.rungs else None
+        if rung is not None:
+            return {"status": "RUNNING", "values": smallest(self.hyperparameters, self.rungs[rung])}
+        response: dict[str, Any] = super().populate_space(trial_id)
+        if response["status"] == "RUNNING" and self._duplicate(response["values"]):
+            response = self._random_populate_space()
+        return response
+
+    def _next(self) -> int | None:
+        """The rung to try; `None`: the smallest that holds is known, or is being tried."""
+        held = self._held()
+        low = max((rung for rung, holds in held.items() if holds), default=-1)
+        high = min((rung for rung, holds in held.items() if not holds and rung > low), default=len(self.rungs))
+        step = 2 ** max(len(held) - 1, 0)
+        if not held:
+            rung = self.outset
+        elif not any(held.values()):
+            rung = max(high - step, 0)
+        else:
+            rung = min(low + step, len(self.rungs) - 1) if all(held.values()) else (low + high) // 2
+        return (
+            rung
+            if low < rung < high and not self._duplicate(smallest(self.hyperparameters, self.rungs[rung]))
+            else None
+        )
+
+    def _held(self) -> dict[int, bool]:
+        """For each rung that was tried, whether it held."""
+        ends = (trial for trial in self.trials.values() if trial.status in ("COMPLETED", "FAILED"))
+        tried = {self._compute_values_hash(trial.hyperparameters.values): trial for trial in ends}
+        hashes = [self._compute_values_hash(smallest(self.hyperparameters, share)) for share in self.rungs]
+        return {n: self.goal.is_within(tried[key].score) for n, key in enumerate(hashes) if key in tried}
+
+
+def rungs_of(hp: Any) -> list[float]:
+    """Returns the shares in a space's "channels" from large to small: its values, or a ladder between its ends.
+
+    >>> hp = keras_tuner.HyperParameters()
+    >>> _ = hp.Float("channels", 0.2, 0.8)
+    >>> rungs_of(hp)
+    [0.8, 0.56569, 0.4, 0.28284, 0.2]
+    """
+    axis = next((one for one in hp.space if one.name == "channels"), None)
+    if axis is None or isinstance(axis, engine.hyperparameters.Fixed):
+        return []
+    if isinstance(axis, engine.hyperparameters.Choice):
+        return sorted(axis.values, reverse=True)
+    count = math.ceil(round(2 * math.log2(axis.max_value / axis.min_value), 6))
+    ladder = [round(axis.max_value * 2 ** (-n / 2), 5) for n in range(count)]
+    return [*ladder, axis.min_value]
+
+
+def smallest(hp: Any, share: float) -> dict[str, Any]:
+    """Returns a space's values with a share of the channels, the fewest bits and else its defaults."""
+    made = engine.hyperparameters.HyperParameters()
+    for one in hp.space:
+        made.merge([one])
+        if made.is_active(one):
+            value = min(one.values) if one.name == "bits" and hasattr(one, "values") else one.default
+            made.values[one.name] = share if one.name == "channels" else value
+    return dict(made.values)
 
 
 def _timed(kind: Any, clock: Clock) -> Any:

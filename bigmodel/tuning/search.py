@@ -150,6 +150,8 @@ class _Search:
         with warnings.catch_warnings():
             # KerasTuner calls what Python has deprecated, at each step of an oracle.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras_tuner")
+            # Few points, or equal ones, leave a Gaussian process with a length scale at the end of its range.
+            warnings.filterwarnings("ignore", module=r"sklearn\.gaussian_process")
             bench = self._bench()
             tuner = self._tuner(bench)
             self._run(tuner)
@@ -214,13 +216,15 @@ class _Search:
             )  # fmt: skip
             space: Any = lambda hp: checked({**hp.values})  # noqa: E731
         else:
-            oracle = oracle_of(
-                self.config, self.objective, clock, seed=self.seed, most_epochs=train_config(self.train, {}).epochs
-            )
             declared_space = space_of(self.config, bounds)
 
             def space(hp: Any) -> Mapping[str, Any]:
                 return {**declared_space(hp), **fixed}
+
+            oracle = oracle_of(
+                self.config, self.objective, clock, seed=self.seed, most_epochs=train_config(self.train, {}).epochs,
+                start=self._start(bench, space),
+            )  # fmt: skip
 
         if self.config.parallel_trials == 1:
             forget(self.directory)
@@ -228,6 +232,28 @@ class _Search:
             declared = Declared(self.config.build, space, self.seed)
             logs = self.config.tensorboard
             return TrialTuner(oracle, declared, bench, self.ledger, clock, self.options.watch, logs)
+
+    def _start(self, bench: Bench, space: Any) -> tuple[list[float], int]:
+        """Shares of the parameters that a search for the fewest channels climbs, and where it starts."""
+        if self.config.tuner != "bayesian" or not self.objective.is_bounded or self.config.build is not None:
+            return [], 0
+        import keras_tuner
+
+        from bigmodel.tuning.oracles import rungs_of, smallest
+        from bigmodel.tuning.outset import first_rung
+
+        hp = keras_tuner.HyperParameters()
+        is_searched = "channels" in space(hp) and "channels" not in self.options.fixed
+        rungs = rungs_of(hp) if is_searched and self.options.may_remove_channels else []
+        if not rungs:
+            return [], 0
+
+        def find() -> Row:
+            hp.values = smallest(hp, rungs[0])
+            return {"rung": first_rung(bench, rungs, space(hp))}
+
+        rung = self.ledger.fact("outset", find)["rung"]
+        return ([], 0) if rung is None else (rungs, rung)
 
     def _run(self, tuner: Any) -> None:
         if self.config.parallel_trials > 1:

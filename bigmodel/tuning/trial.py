@@ -66,7 +66,7 @@ class Limits(keras.callbacks.Callback):
         super().__init__()
         self.drop: float | None = None
         self.time_is_up = False
-        self.seconds = 0.0
+        self.seconds, self.epochs = 0.0, 0
         self._started = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -81,6 +81,7 @@ class Limits(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epochs += 1
         logs = logs or {}
         value = logs.get(f"val_{self.metric.name}")
         loss = logs.get("loss", 0.0)
@@ -180,7 +181,7 @@ class Bench:
         if not math.isfinite(figures["score"]):
             figures |= {"status": "failed", "score": None, "reason": f"{self.objective.name} is no number"}
         seconds = time.monotonic() - started
-        return {**figures, "seconds": seconds, "seconds_outside": seconds - limits.seconds}
+        return {**figures, "epochs": limits.epochs, "seconds": seconds, "seconds_outside": seconds - limits.seconds}
 
     def _made(self, network: keras.Model | None, values: Mapping[str, Any], limits: Limits, times: int) -> keras.Model:
         """The network of a trial, after all of its steps."""

@@ -31,7 +31,7 @@ def shares(hp: Any) -> dict[str, Any]:
     return values
 
 
-# A search whose later trials depend on what the earlier ones came to: the first nine are random, as 3 values ask for.
+# A search whose trials depend on what earlier ones came to: a bisection, random ones up to nine, a Gaussian process.
 SEARCH: dict[str, Any] = {
     "augment": None,
     "tune": bm.TuneConfig(11, space=shares),
@@ -141,7 +141,7 @@ POINTS = {
     "file": ("bigmodel.run.journal", "os.replace"),
     "augmentation": ("bigmodel.training.judgement", "_Judge.score"),
     "trial": ("bigmodel.tuning.ledger", "Ledger.once"),
-    "proposal": ("keras_tuner.oracles", "BayesianOptimizationOracle.populate_space"),
+    "proposal": ("bigmodel.tuning.oracles", "WarmOracle.populate_space"),
     "model": ("bigmodel.tuning.trial", "Bench._measured"),
     "verdict": ("bigmodel.tuning.holdout", "Verdict.figures"),
 }

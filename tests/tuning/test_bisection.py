@@ -1,4 +1,4 @@
-"""The ladder of sizes, against a stand-in for trials whose outcome is known."""
+"""The ladder of sizes, and the start of the Bayesian search, against a stand-in for trials whose outcome is known."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import itertools
 import math
 import warnings
 
+import keras_tuner
 import pytest
 
 from bigmodel.config import Target
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.objective import Objective
-from bigmodel.tuning.oracles import BudgetOracle, ladder_of
+from bigmodel.tuning.oracles import BudgetOracle, WarmOracle, ladder_of
 
 LADDER = ladder_of(0.02)
 
@@ -21,21 +22,29 @@ def run(holds_short: float, holds_long: float, tmp_path, seconds=None):
     clock = Clock(seconds)
     goal = Objective("size", "min", Target())
     oracle = BudgetOracle(clock, goal, fixed={"bits": 4}, ladder=LADDER, epochs=2, longer=3, seed=0)
+    tried = []
+
+    def outcome(values):
+        assert values["bits"] == 4
+        held = values["channels"] >= (holds_short if values["epochs"] == 2 else holds_long)
+        tried.append((values["channels"], values["epochs"], held))
+        return values["channels"] if held else 2.5
+
+    play(oracle, outcome, tmp_path)
+    return tried
+
+
+def play(oracle, outcome, tmp_path):
+    """Asks for trials until there are no more, and tells what they came to."""
     oracle._set_project_dir(str(tmp_path), "tuning")
     oracle.verbose = 0
-    tried = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras_tuner")
+        warnings.filterwarnings("ignore", module=r"sklearn\.gaussian_process")
         while (trial := oracle.create_trial("tuner0")).status == "RUNNING":
-            values = trial.hyperparameters.values
-            assert values["bits"] == 4
-            least = holds_short if values["epochs"] == 2 else holds_long
-            held = values["channels"] >= least
-            tried.append((values["channels"], values["epochs"], held))
-            oracle.update_trial(trial.trial_id, {"score": values["channels"] if held else 2.5})
+            oracle.update_trial(trial.trial_id, {"score": outcome(trial.hyperparameters.values)})
             trial.status = "COMPLETED"
             oracle.end_trial(trial)
-    return tried
 
 
 def test_rungs_are_half_octaves():
@@ -59,3 +68,30 @@ def test_where_nothing_holds_it_ends(tmp_path):
 
 def test_nothing_is_proposed_when_the_time_is_up(tmp_path):
     assert run(0.1, 0.1, tmp_path, seconds=1e-9) == []
+
+
+SHARES = [0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06]
+
+
+@pytest.mark.parametrize("outset", [0, 3, 7])
+@pytest.mark.parametrize("least", [0.06, 0.12, 0.5, 0.8])
+def test_the_bayesian_search_starts_with_the_fewest_channels_that_hold(outset, least, tmp_path):
+    space = keras_tuner.HyperParameters()
+    space.Choice("bits", [8, 4])
+    space.Choice("channels", SHARES, ordered=True)
+    goal = Objective("size", "min", Target())
+    settings = {"objective": keras_tuner.Objective("score", "min"), "max_trials": 14, "seed": 1}
+    oracle = WarmOracle(goal, SHARES, outset, hyperparameters=space, **settings)
+    tried = []
+
+    def outcome(values):
+        tried.append((values["bits"], values["channels"]))
+        held = values["channels"] >= (least if values["bits"] == 4 else least / 2)
+        return values["channels"] * values["bits"] / 32 if held else 2.5
+
+    play(oracle, outcome, tmp_path)
+    ladder = list(itertools.takewhile(lambda row: row[0] == 4, tried))
+    assert tried[0] == (4, SHARES[outset]) and len(ladder) <= 7
+    limit = [share for share in SHARES if share >= least][-1:] + [share for share in SHARES if share < least][:1]
+    assert {(4, share) for share in limit} <= set(ladder), "the smallest that holds, and the largest that does not"
+    assert len(set(tried)) == len(tried) == 14, "nothing is tried twice"
