@@ -202,6 +202,7 @@ FAMILIES = {
     "name",
     [pytest.param(n, marks=[] if n in ("MobileNet", "MobileNetV3Small") else pytest.mark.slow) for n in FAMILIES],
 )
+@pytest.mark.filterwarnings("ignore:The .keras.initializers.serialize:UserWarning")  # of EfficientNetV2 in tf_keras
 def test_every_family_of_applications_that_both_have(name):
     size = FAMILIES[name]
     kind = getattr(tf_keras.applications, name)
