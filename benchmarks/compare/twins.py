@@ -51,6 +51,9 @@ def _functional(source: Any) -> Any:
         if isinstance(call.operation, keras.layers.InputLayer):
             outputs = tf_keras.Input(call.operation.batch_shape[1:], dtype=call.operation.dtype)
             inputs.append(outputs)
+        elif not isinstance(call.operation, keras.layers.Layer):  # the addition: the one operator in these networks
+            first, second = substitute(call.args, tensors)
+            outputs = first + second
         else:
             layer = layers.setdefault(id(call.operation), _layer(call.operation))
             args, kwargs = substitute((call.args, dict(call.kwargs)), tensors)
