@@ -17,7 +17,7 @@ from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
 from bigmodel.quantization.affine import as_convolution, find_affine
 from bigmodel.quantization.flat import laid_out
-from bigmodel.quantization.folding import Folds, find_folds, folded
+from bigmodel.quantization.folding import Folds, find_folds, fold
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 from bigmodel.quantization.parts import find_weight, inner_layers, is_built_in, joined
 from bigmodel.quantization.rebuild import After, Point, as_graph, copy_layer, rebuild
@@ -55,15 +55,13 @@ def canonical(model: keras.Model) -> keras.Model:
 
 
 def _canonical(model: keras.Model, folds: Folds) -> keras.Model:
-    before = {id(dense): normalisation for normalisation, targets in folds.items() for dense in targets}
+    changed = fold(folds)
 
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
-        if operation in folds:
-            return []
-        if id(operation) in before:
-            return [folded(operation, before[id(operation)])]
+        if id(operation) in changed:
+            return changed[id(operation)]
         if type(operation) in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
             return _split_separable(operation)
         return [copy_layer(operation)]
@@ -128,6 +126,8 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
     folds = find_folds(model)
     skipped = []
     for layer, targets in folds.items():
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            continue
         reason = f"folded into {', '.join(dense.name for dense in targets)}, as in the file"
         skipped.append(Skipped(layer.name, "quantize", reason))
 

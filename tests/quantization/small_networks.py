@@ -157,6 +157,11 @@ def normalised_before_dense():
 
 
 @network
+def linear_in_between():
+    return chain(L.Dense(12), L.Dropout(0.5), L.Dense(6), L.Dense(8, activation="relu"), L.Dense(3), shape=(10,))
+
+
+@network
 def root_mean_squares():
     inputs = keras.Input((6, 8))
     x = inputs + L.Dense(8)(L.Dense(12, activation="relu")(L.RMSNormalization()(inputs)))

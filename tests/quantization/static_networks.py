@@ -104,6 +104,12 @@ def inverted_residual():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(L.GlobalAveragePooling2D()(x)))
 
 
+@integer
+def linear_in_between():
+    code = [L.Dense(6), L.BatchNormalization(), L.Dense(4), L.Dense(8, activation="relu")]
+    return chain(L.Dense(12, activation="relu"), *code, L.Dense(3), shape=(10,))
+
+
 @partly_float
 def layer_normalisations():
     first = [L.Dense(8, activation="gelu"), L.LayerNormalization(), L.Dense(6, activation="relu")]

@@ -16,7 +16,7 @@ from bigmodel.quantization.simulation import quantized_layers, range_layers, sim
 QUICK = (
     "mlp", "cnn", "depthwise_separable", "conv1d", "causal_dilated", "residual", "embedding", "lstm", "nested",
     "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention",
-    "cells", "root_mean_squares", "operator_between",
+    "cells", "root_mean_squares", "operator_between", "linear_in_between",
 )  # fmt: skip
 SLOW = tuple(name for name in (*NETWORKS, *ACTIVATIONS) if name not in QUICK)
 

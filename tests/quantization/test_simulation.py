@@ -160,6 +160,26 @@ def test_a_normalisation_is_folded_into_the_dense_layers_after_it(heads, argumen
 
 
 @pytest.mark.parametrize(
+    "between",
+    [[], [L.Dropout(0.5)], [L.BatchNormalization()], [L.Dense(6), L.BatchNormalization(), L.Dense(5)]],
+    ids=len,
+)
+def test_a_bias_is_carried_through_the_fully_connected_layers_after_it(between):
+    model = chain(L.Dense(8, name="first"), *between, L.Dense(3, use_bias=False, name="last"), shape=(6,))
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            positive = "variance" in weight.path
+            weight.assign(RNG.uniform(0.5, 2.0, weight.shape) if positive else RNG.normal(size=weight.shape))
+    before = state(model)
+    plain = canonical(model)
+    assert state(model) == before
+    assert not next(layer for layer in plain.layers if isinstance(layer, L.Dense)).use_bias
+    assert plain.get_layer("last").use_bias and plain.get_layer("last") is not model.get_layer("last")
+    x = RNG.normal(size=(32, 6)).astype("float32")
+    np.testing.assert_allclose(plain(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     "after",
     [
         lambda x: L.Dense(3)(L.ReLU()(x)),

@@ -17,7 +17,15 @@ from bigmodel.quantization.flat import laid_out
 from bigmodel.quantization.simulation import quantized_layers, range_layers, simulate, with_activations
 from bigmodel.quantization.single_ops import single_ops
 
-QUICK = ("lone_normalisations", "dilations", "averages", "arithmetic", "repeated_model", "attention")
+QUICK = (
+    "lone_normalisations",
+    "dilations",
+    "averages",
+    "arithmetic",
+    "repeated_model",
+    "attention",
+    "linear_in_between",
+)
 SLOW = tuple(name for name in NETWORKS if name not in QUICK)
 # A transposed convolution's kernel rounds twice on the way to a code; the bias of a layer that is called twice is
 # rounded for each call anew.
