@@ -24,7 +24,6 @@ from bigmodel.data import Data, as_data
 from bigmodel.errors import ConversionError
 from bigmodel.evaluation import agreement, evaluate_file, evaluate_model, output_difference
 from bigmodel.export.formats import format_named
-from bigmodel.graph import is_graph
 from bigmodel.quantization import deploy, quantize_post_training
 
 PLAIN: dict[str, Any] = {"clipping": "min_max", "rounding": "nearest", "equalization": False, "bias_correction": False}
@@ -72,8 +71,6 @@ def rows(name: str, train: Any, test: Any) -> Iterator[str]:
 def compared(model: keras.Model, data: Data, format_name: str, settings: dict[str, Any]) -> list[str]:
     """Returns agreement, difference, exactness and remarks of one file."""
     assert data.test is not None and data.calibration is not None
-    if settings["bits"] == "mixed" and not is_graph(model):  # nothing can be allotted: the second layer has 4 bits
-        settings = {**settings, "bits": lambda layer: 4 if layer.name == model.layers[1].name else 8}
     config = QuantizeConfig(method="post_training", **{**PLAIN, **settings})
     made = quantize_post_training(model, data, config)
     samples, _, _ = data.calibration.arrays()
