@@ -61,6 +61,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "size": 20_000,
         "observer": "learned",
         "clipping": "learned",
+        "granularity": "tensor",
         "rounding": "adaptive",
         "equalization": True,
         "bias_correction": False,
@@ -128,6 +129,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "activation_bits": [4, None, 8.0, 16],  # the last one: with activations that are not static
         "observer": ["max", None],
         "clipping": ["pact", None],
+        "granularity": ["row", "2:4", None],
         "rounding": ["up", None],
         "equalization": ["yes", None],
         "bias_correction": ["yes", None],

@@ -6,7 +6,7 @@ A shorthand (`prune=0.5`, `quantize=8`, `size="200KB"`) is resolved here and now
 from bigmodel.config.augmentation import AugmentConfig
 from bigmodel.config.base import CONFIG_VERSION, Config, Where, resolve
 from bigmodel.config.pruning import ClusterConfig, Criterion, Granularity, PruneConfig
-from bigmodel.config.quantization import Activations, Method, QuantizeConfig, resolve_quantize
+from bigmodel.config.quantization import Activations, Method, QuantizeConfig, WeightGranularity, resolve_quantize
 from bigmodel.config.target import Optimize, Target
 from bigmodel.config.training import TrainConfig
 from bigmodel.config.tuning import TuneConfig
@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "TrainConfig",
     "TuneConfig",
+    "WeightGranularity",
     "Where",
     "resolve",
     "resolve_quantize",

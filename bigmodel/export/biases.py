@@ -31,7 +31,7 @@ def bias_errors(
     errors: dict[str, list[float]] = {}
     for place in placed:
         name, old, new = place["grid"], before.get(place["output"]), after.get(place["output"])
-        if name in errors or old is None or new is None or place["scale"].size != len(codes[name]):
+        if name in errors or old is None or new is None or place["count"] != len(codes[name]):
             continue
         wanted, held = _bias(source, *old), _bias(written, *new)
         if wanted is None or held is None or wanted.size != held.size or place["axis"] is None:

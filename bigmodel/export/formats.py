@@ -107,7 +107,7 @@ class Grid:
         path: The weight's path inside the layer.
         bits: Bits of a code.
         codes: Codes of shape (channels, values per channel), int8, in the order of the file's buffer.
-        scale: One scale per channel, float32.
+        scale: One scale per channel, or one for all, float32.
         weights_only: Whether the kernel computes in float where a file finds ranges at run time.
     """
 

@@ -157,7 +157,8 @@ def rounding(model: Any) -> dict[str, dict[str, list[float]]]:
         if read.type != result.type or result.type not in (schema.TensorType.INT8, schema.TensorType.INT16):
             continue
         scales = [np.asarray(tensor.quantization.scale, np.float64) for tensor in (read, weight, result)]
-        parts, exponents = np.frexp(scales[0] * scales[1] / scales[2])
+        factor = scales[0] * scales[1] / scales[2]
+        parts, exponents = np.frexp(np.broadcast_to(factor, result.shape[-1:]) if factor.size == 1 else factor)
         name = tfl_flatbuffer_utils.get_tensor_name(result)
         if result.type == schema.TensorType.INT16 and not is_full:
             found[name] = {"factors": (_in_15_bits(parts) / parts).tolist()}

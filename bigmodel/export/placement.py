@@ -47,12 +47,13 @@ def place_grids(model: Any, grids: Sequence[Mapping[str, Any]]) -> list[dict[str
 
     Args:
         model: The file.
-        grids: Dicts of name, bits, codes of shape (channels, values per channel) and `weights_only`.
+        grids: Dicts of name, bits, codes of shape (channels, values per channel), `weights_only` and `one_scale`.
 
     Returns:
         For each weight found: `grid`, its name; `start`, the grid's first channel that is in this weight; `op`, or
-        `None` for one whose weights the quantizer does not take; `scope`, `output`; `tensor`, `axis` and `scale` of the
-        weight; `bits` and `weights_only` of the grid.
+        `None` for one whose weights the quantizer does not take; `scope`, `output`; `tensor`, `axis`, `scale` and
+        `count` (of channels) of the weight; `bits` and `weights_only` of the grid; `one_scale`, whether all channels
+        have it still: a normalisation that was folded in has given each its own.
     """
     placed: list[dict[str, Any]] = []
     for graph, op, name, axis, tensor, values in weighted_ops(model):
@@ -104,11 +105,20 @@ def _grid_of(
     # Layers of equal weights: each gets an op before one gets a second. Whole grids before parts of larger ones.
     for grid in sorted(grids, key=lambda grid: (grid["codes"].shape != by_channel.shape, grid["name"] in taken)):
         for start in _starts(by_channel, grid["codes"]):
-            scale = channel_scale(by_channel, grid["codes"][start : start + len(by_channel)])
+            codes = grid["codes"][start : start + len(by_channel)]
+            scale = channel_scale(by_channel, codes)
             if scale is not None:
+                common = channel_scale(channels(by_channel, None), channels(codes, None)) if grid["one_scale"] else None
                 shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-                scaled = {"scale": scale.reshape(shape), "start": start, "axis": axis}
-                return {"grid": grid["name"], "bits": grid["bits"], "weights_only": grid["weights_only"], **scaled}
+                scaled = {"scale": (scale if common is None else common).reshape(shape), "axis": axis}
+                where = {"start": start, "count": len(by_channel), "one_scale": common is not None}
+                return {
+                    "grid": grid["name"],
+                    "bits": grid["bits"],
+                    "weights_only": grid["weights_only"],
+                    **scaled,
+                    **where,
+                }
     return None
 
 
@@ -172,7 +182,7 @@ def account(
     exact: dict[str, bool] = {}
     covered = {name: np.zeros(len(values), bool) for name, values in codes.items()}
     for place in placed:
-        name, count = place["grid"], place["scale"].size
+        name, count = place["grid"], place["count"]
         part = codes[name][place["start"] : place["start"] + count]
         covered[name][place["start"] : place["start"] + count] = True
         exact[name] = exact.get(name, True) and _holds(written, tensors.get(place["tensor"]), place["axis"], part)

@@ -70,7 +70,14 @@ def _save(
 
     part = {
         "grids": [
-            {"name": g.name, "bits": g.bits, "codes": keep(g.codes), "weights_only": g.weights_only} for g in grids
+            {
+                "name": g.name,
+                "bits": g.bits,
+                "codes": keep(g.codes),
+                "weights_only": g.weights_only,
+                "one_scale": g.scale.size < len(g.codes),
+            }
+            for g in grids
         ],
         "ranges": [{"name": r.name, "low": r.low, "high": r.high, "values": keep(r.values)} for r in ranges],
         "inputs": {name: keep(values) for name, values in inputs.items()},

@@ -29,6 +29,7 @@ from bigmodel.export.tensors import float_tensors
 from bigmodel.export.widening import widened
 
 _Op = qtyping.TFLOperationName
+_Granularity = qtyping.QuantGranularity
 
 
 def write(job: dict[str, Any]) -> dict[str, Any]:
@@ -36,9 +37,9 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `float`: path of the float file. `format`, `path` and `io` ("float" or "int8") of the file to write.
-            `arrays`: path of an .npz, whose keys stand for arrays in the rest. `grids`: a list of name, bits, codes and
-            scale. `ranges`: a list of name, low, high and values (of the first calibration samples). `inputs`: the
-            samples by the names of the signature.
+            `arrays`: path of an .npz, whose keys stand for arrays in the rest. `grids`: a list as `place_grids` takes.
+            `ranges`: a list of name, low, high and values (of the first calibration samples). `inputs`: the samples by
+            the names of the signature.
 
     Returns:
         `grids`: for each trained grid found in the file, whether its buffer holds exactly the trained codes.
@@ -146,15 +147,17 @@ class _Source:
 
     def _order_weight(self, work: quantizer.Quantizer, place: dict[str, Any], format_: Format) -> None:
         scope, name, width = f"^{re.escape(place['scope'])}$", place["op"], _width(place, format_)
+        granularity = _Granularity.TENSORWISE if place["one_scale"] else _Granularity.CHANNELWISE
         if name == _Op.GATHER:
             # The runtime looks up integer rows only where they stay integer, so this op alone is static.
             work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=width)
         elif format_.activations == "float":
-            work.add_weight_only_config(scope, name, num_bits=width)
+            work.add_weight_only_config(scope, name, num_bits=width, granularity=granularity)
         elif format_.activations == "dynamic" or place["scope"] in self.not_integer:
-            work.add_dynamic_config(scope, name, num_bits=width)
-        elif width < 8:
-            work.add_static_config(scope, name, activation_num_bits=8, weight_num_bits=width)
+            work.add_dynamic_config(scope, name, num_bits=width, granularity=granularity)
+        elif width < 8 or place["one_scale"]:
+            bits = format_.activation_bits
+            work.add_static_config(scope, name, bits, weight_num_bits=width, weight_granularity=granularity)
 
     def _scopes_in_loops(self) -> set[str]:
         """Ops in the body of a loop. They have no static ranges: the values of a turn can't be read from outside."""

@@ -41,8 +41,8 @@ def check_quantization(config: QuantizeConfig) -> None:
         ModelError: It can't.
     """
     defaults = QuantizeConfig(bits=8)
-    fixed = ("bits", "activation_bits", "observer", "clipping", "rounding", "equalization", "bias_correction", "delay")
-    for name in (*fixed, "freeze"):
+    fixed = ("bits", "activation_bits", "observer", "clipping", "granularity", "rounding", "equalization")
+    for name in (*fixed, "bias_correction", "delay", "freeze"):
         value = getattr(config, name)
         if value != getattr(defaults, name):
             raise ModelError(

@@ -164,13 +164,17 @@ def layers_page() -> str:
 
 
 def _weights_table() -> str:
-    lines = ["| Layer | Weights | One scale for each | Bits | Quantized | Remark |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| Layer | Weights | One scale for each | Bits | Of one scale | Quantized | Remark |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for kind, rule in RULES.items():
         weights: Any = rule.weights if isinstance(rule.weights, dict) else {"kernel": None}
         names, axes = ", ".join(f"`{name}`" for name in weights), next(iter(weights.values()))
         grid = "output axis" if axes is None else _CHANNELS[axes]
-        bits = ", ".join(map(str, rule.bits))
-        lines.append(f"| `{kind.__name__}` | {names} | {grid} | {bits} | {_kind_of(rule)} | {_note_of(rule)} |")
+        bits, whole = (", ".join(map(str, widths)) for widths in (rule.bits, rule.tensor_bits))
+        row = (f"`{kind.__name__}`", names, grid, bits, whole, _kind_of(rule), _note_of(rule))
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, ""])
 
 
@@ -180,7 +184,8 @@ What becomes of each layer of Keras in a quantized file. This page is printed fr
 
 Every layer is in one of three classes: *weights and activations*, *weights only*, or *float*. Biases never take the
 weights' bits; frozen layers are quantized like all others; a layer made of layers has no rule of its own. Bits that a
-kernel does not take become the next more that it does, and the report says so.
+kernel does not take become the next more that it does, and the report says so. *Of one scale* are the bits at which a
+kernel also takes one scale for the whole weight (`QuantizeConfig(granularity="tensor")`).
 
 ## Layers with weights
 """

@@ -1,4 +1,4 @@
-"""Scales of weights: from the largest weight of a channel, or from where clipping it pays."""
+"""Scales of weights: from the largest weight, or from where clipping it pays."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _SHARES = np.linspace(1.0, 0.2, 81)
 
 
 def min_max_scale(weights: np.ndarray, quantization: WeightQuantization) -> np.ndarray:
-    """Returns each channel's scale with which its largest weight takes the largest code.
+    """Returns the scales with which the largest weight of each takes the largest code.
 
     Args:
         weights: The weights.
-        quantization: Their bits and channel axes.
+        quantization: Their bits, channel axes and granularity.
     """
     return np.asarray(quantization.min_max_scale(weights))
 
 
 def mse_scale(weights: np.ndarray, quantization: WeightQuantization) -> np.ndarray:
-    """Returns each channel's scale with the least squared error of the rounded weights, by a search of the clipping.
+    """Returns the scales of the least squared error of the rounded weights, by a search of the clipping.
 
     Weights that lie on the min-max grid already keep it: nothing has a smaller error than none (Banner et al., 2019,
     derive the optimum for weights of a known distribution; the search needs none).
 
     Args:
         weights: The weights.
-        quantization: Their bits and channel axes.
+        quantization: Their bits, channel axes and granularity.
 
     Example:
         >>> four_bits = WeightQuantization(4, (-1,))
@@ -40,7 +40,7 @@ def mse_scale(weights: np.ndarray, quantization: WeightQuantization) -> np.ndarr
     widest = min_max_scale(weights, quantization)
     if quantization.bits <= 2:  # `fake.symmetric_scale` clips these few codes already
         return widest
-    kept = {axis % weights.ndim for axis in quantization.axes}
+    kept = {axis % weights.ndim for axis in quantization.scale_axes}
     reduced = tuple(axis for axis in range(weights.ndim) if axis not in kept)
     best, least = widest, np.full(widest.shape, np.inf)
     for share in _SHARES:

@@ -126,7 +126,7 @@ def _made(
 ) -> tuple[keras.Model, tuple[Skipped, ...]]:
     """Makes the simulation of one recipe: its steps in their order."""
     source = model
-    if is_graph(model) and (recipe.equalization or recipe.bias_correction):
+    if is_graph(model) and (recipe.equalization or recipe.bias_correction or config.granularity == "tensor"):
         source = absorbed(canonical(model))
         source = equalized(source) if recipe.equalization else source
     simulation, skipped = simulated(source, config)
@@ -205,7 +205,9 @@ def _search(
     least = measured("plain", recipe)
     if least <= SMALL:
         return recipe, tried
-    for name, value in _IMPROVEMENTS.items():
+    # A scale for all channels of a weight is the case that equalization was made for; the others build on its weights.
+    first = "equalization" if config.granularity == "tensor" else ""
+    for name, value in sorted(_IMPROVEMENTS.items(), key=lambda improvement: improvement[0] != first):
         other = dataclasses.replace(recipe, **{name: value})
         if name in open_ and measured(name, other) < least:
             recipe, least = other, tried[name]

@@ -15,6 +15,7 @@ from bigmodel.errors import ModelError
 from bigmodel.export.formats import Grid, Rounding
 from bigmodel.graph import is_graph, substitute, trace, walk
 from bigmodel.quantization import fake
+from bigmodel.quantization.absorption import find_absorptions
 from bigmodel.quantization.affine import as_convolution, find_affine
 from bigmodel.quantization.flat import laid_out
 from bigmodel.quantization.folding import Folds, find_folds, fold
@@ -131,12 +132,19 @@ def simulate(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, t
         reason = f"folded into {', '.join(dense.name for dense in targets)}, as in the file"
         skipped.append(Skipped(layer.name, "quantize", reason))
 
+    network = _canonical(model, folds)
+    scaled = {id(layer) for layer, _ in find_absorptions(network)} if config.granularity == "tensor" else set()
+
     def replace(operation: Any) -> list[Any]:
         if not isinstance(operation, keras.layers.Layer):
             return [operation]
-        return [_quantized(operation, config, skipped)]
+        if id(operation) not in scaled:
+            return [_quantized(operation, config, skipped)]
+        reason = "a normalisation that the file multiplies in scales each channel: its weights keep a scale for each"
+        skipped.append(Skipped(operation.name, "quantize", reason))
+        return [_quantized(operation, dataclasses.replace(config, granularity="channel"), skipped)]
 
-    return rebuild(_canonical(model, folds), replace), tuple(skipped)
+    return rebuild(network, replace), tuple(skipped)
 
 
 def simulated(model: keras.Model, config: QuantizeConfig) -> tuple[keras.Model, tuple[Skipped, ...]]:
@@ -168,11 +176,14 @@ def _quantized(original: keras.layers.Layer, config: QuantizeConfig, skipped: li
             skipped.append(Skipped(name, "quantize", "`where` leaves it out: it stays float"))
             continue
         wanted = config.bits_of(asked)
-        found = rule.weight_quantization(wanted, part)
+        found = rule.weight_quantization(wanted, part, config.granularity)
         weights |= {joined(path, weight): quantization for weight, quantization in found.items()}
         bits = next(iter(found.values())).bits
         if bits != wanted:
             reason = f"the runtime has no {wanted}-bit {type(part).__name__} kernel: its weights take {bits} bits"
+            skipped.append(Skipped(name, "quantize", reason))
+        if config.granularity == "tensor" and any(q.axes and q.granularity == "channel" for q in found.values()):
+            reason = f"its kernel ({type(part).__name__}, {bits} bits) takes a scale for each channel, not one for all"
             skipped.append(Skipped(name, "quantize", reason))
     skipped += _left_float(original, {id(part) for part, _ in ruled.values()})
     if not weights:

@@ -16,32 +16,40 @@ import numpy as np
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell  # the cell of the public ConvLSTM layers
 
 # Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
+from bigmodel.config import WeightGranularity
 from bigmodel.quantization import fake, parts
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightQuantization:
-    """How one weight is quantized: per-channel, symmetric.
+    """How one weight is quantized, on a symmetric grid.
 
     Args:
         bits: Bits of a code.
-        axes: The axes of the variable along which the file keeps one scale per index; empty: one scale for all.
+        axes: The channel axes of the variable in the file; empty: it has no channels.
+        granularity: Whether each "channel" has a scale, or the "tensor" one for all.
     """
 
     bits: int
     axes: tuple[int, ...]
+    granularity: WeightGranularity = "channel"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
 
+    @property
+    def scale_axes(self) -> tuple[int, ...]:
+        """The axes along which there is one scale per index."""
+        return self.axes if self.granularity == "channel" else ()
+
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the scale that broadcasts against a weight of `shape`."""
-        kept = {axis % len(shape) for axis in self.axes}
+        kept = {axis % len(shape) for axis in self.scale_axes}
         return tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
 
     def min_max_scale(self, weights: Any) -> Any:
         """Returns the scale of `weights` that follows from them: min-max, with 2 bits and fewer the best one."""
-        return fake.symmetric_scale(weights, self.bits, self.axes)
+        return fake.symmetric_scale(weights, self.bits, self.scale_axes)
 
     def channels_first(self, weights: np.ndarray) -> np.ndarray:
         """Returns the weights as (channels, values per channel), in the order of the file's buffer."""
@@ -51,7 +59,7 @@ class WeightQuantization:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, JSON-ready."""
-        return {"bits": self.bits, "axes": list(self.axes)}
+        return {"bits": self.bits, "axes": list(self.axes), "granularity": self.granularity}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +117,7 @@ class LayerRule:
         inputs: How the input is quantized in a dynamic file, from the layer and its bits; `None` where it is not: then
             only the weights are stored as integers, and the kernel computes in float.
         bits: The bits that the runtime's kernel of this layer takes.
+        tensor_bits: Those of them with which it also takes one scale for a whole weight.
         in_loop: Whether the kernels run in the body of a loop: there they stay dynamic in a static file too.
         gathers: Whether rows are looked up and not multiplied.
         integer: Whether the kernel computes in integers in a static file.
@@ -124,15 +133,19 @@ class LayerRule:
     weights: Axes | Callable[[Any], Axes]
     inputs: InputRule | None
     bits: tuple[int, ...] = (8, 4)
+    tensor_bits: tuple[int, ...] = ()
     in_loop: bool = False
     gathers: bool = False
     integer: bool = True
 
-    def weight_quantization(self, bits: int, layer: keras.layers.Layer | None = None) -> dict[str, WeightQuantization]:
-        """Returns the quantization of each weight at the closest bits that the kernel takes."""
+    def weight_quantization(
+        self, bits: int, layer: keras.layers.Layer | None = None, granularity: WeightGranularity = "channel"
+    ) -> dict[str, WeightQuantization]:
+        """Returns the quantization of each weight at the closest bits, and the granularity, that the kernel takes."""
         held = bits if bits in self.bits else min(b for b in self.bits if b > bits)
         weights = self.weights if isinstance(self.weights, Mapping) else self.weights(layer)
-        return {name: WeightQuantization(held, axes) for name, axes in weights.items()}
+        held_granularity = granularity if held in self.tensor_bits else "channel"
+        return {name: WeightQuantization(held, axes, held_granularity) for name, axes in weights.items()}
 
 
 def _row(length: int, bits: int, axes: tuple[int, ...] = (-1,)) -> InputQuantization:
@@ -196,13 +209,18 @@ def _convolution_cell(layer: Any, bits: int) -> InputQuantization | None:
 
 
 _FULLY_CONNECTED = (8, 4, 2, 1)
-_CELL = LayerRule({"kernel": (-1,), "recurrent_kernel": (-1,)}, _cell, _FULLY_CONNECTED, in_loop=True)
+# With one scale for all, fully connected kernels of 2 bits and convolutions of 4 bits are the built-in ones, whose
+# inputs are rounded otherwise.
+_FULLY_CONNECTED_TENSOR = (8, 4)
+_CELL = LayerRule(
+    {"kernel": (-1,), "recurrent_kernel": (-1,)}, _cell, _FULLY_CONNECTED, _FULLY_CONNECTED_TENSOR, in_loop=True
+)
 
 RULES: dict[type[keras.layers.Layer], LayerRule] = {
-    keras.layers.Dense: LayerRule({"kernel": (-1,)}, dense_input, _FULLY_CONNECTED),
-    keras.layers.EinsumDense: LayerRule(_einsum_weights, _einsum_input, _FULLY_CONNECTED),
-    keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution),
-    keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution),
+    keras.layers.Dense: LayerRule({"kernel": (-1,)}, dense_input, _FULLY_CONNECTED, _FULLY_CONNECTED_TENSOR),
+    keras.layers.EinsumDense: LayerRule(_einsum_weights, _einsum_input, _FULLY_CONNECTED, _FULLY_CONNECTED_TENSOR),
+    keras.layers.Conv1D: LayerRule({"kernel": (-1,)}, _convolution, tensor_bits=(8,)),
+    keras.layers.Conv2D: LayerRule({"kernel": (-1,)}, _convolution, tensor_bits=(8,)),
     keras.layers.Conv3D: LayerRule({"kernel": (-1,)}, None, integer=False),
     keras.layers.Conv1DTranspose: LayerRule({"kernel": (-2,)}, None),
     keras.layers.Conv2DTranspose: LayerRule({"kernel": (-2,)}, None),
