@@ -86,6 +86,12 @@ def bigmodel_aware(job: Job) -> None:
     _bigmodel(job, quantize=bm.QuantizeConfig(bits=8, method="aware"))
 
 
+def bigmodel_aware_tensor(job: Job) -> None:
+    import bigmodel as bm
+
+    _bigmodel(job, quantize=bm.QuantizeConfig(bits=8, method="aware", granularity="tensor"))
+
+
 def bigmodel_int4(job: Job) -> None:
     _bigmodel(job, quantize=4)
 
@@ -339,6 +345,7 @@ METHODS: dict[str, Callable[[Job], float | None]] = {
     "bigmodel: default": bigmodel_default,
     "bigmodel: 8 bits": bigmodel_int8,
     "bigmodel: QAT": bigmodel_aware,
+    "bigmodel: QAT, per tensor": bigmodel_aware_tensor,
     "bigmodel: 4 bits": bigmodel_int4,
     "bigmodel: 80 % zeros, 8 bits": bigmodel_pruned_int8,
     "bigmodel: half the channels, 8 bits": bigmodel_channels_int8,
