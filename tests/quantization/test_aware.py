@@ -113,7 +113,7 @@ def test_pruned_weights_have_the_code_zero(bits, clipping, trained, digits):
 
 
 def test_mixed_bits_are_allotted_before_the_training(trained, digits):
-    simulation = aware(trained, digits[0], bits="mixed", size=3600)
+    simulation = aware(trained, digits[0], bits="mixed")  # halfway between the files of 8 and of 4 bits
     assert [q.bits for layer in quantized_layers(simulation) for q in layer.quantized_weights.values()] == [4, 8]
 
 
