@@ -67,7 +67,8 @@ def _bigmodel(job: Job, **orders: Any) -> None:
     model = keras.models.load_model(job.model)
     train, validation = job.splits()
     data = bm.Data(train=train, validation=validation)
-    orders = {"train": bm.TrainConfig(epochs=job.epochs), **orders}
+    # What is ordered trains on the samples that the other tools get; what decides for itself may vary them.
+    orders = {"augment": None if orders else "auto", "train": bm.TrainConfig(epochs=job.epochs), **orders}
     result = bm.compress_and_tune(model, data, seed=job.seed, verbose=0, **orders)
     shutil.copyfile(result.litert_path, job.out)
 
