@@ -209,8 +209,8 @@ def _convolution_cell(layer: Any, bits: int) -> InputQuantization | None:
 
 
 _FULLY_CONNECTED = (8, 4, 2, 1)
-# With one scale for all, fully connected kernels of 2 bits and convolutions of 4 bits are the built-in ones, whose
-# inputs are rounded otherwise.
+# With one scale for all, fully connected kernels of 2 bits and convolutions of 4 bits take inputs on a symmetric range,
+# which leaves half of the codes unused behind a ReLU.
 _FULLY_CONNECTED_TENSOR = (8, 4)
 _CELL = LayerRule(
     {"kernel": (-1,), "recurrent_kernel": (-1,)}, _cell, _FULLY_CONNECTED, _FULLY_CONNECTED_TENSOR, in_loop=True
