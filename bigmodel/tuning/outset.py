@@ -35,14 +35,24 @@ def first_rung(bench: Bench, rungs: Sequence[float], values: Mapping[str, Any]) 
     try:
         while high - low > 1:
             middle = (low + high) // 2
-            holds = _drop(bench, {**values, "channels": rungs[middle]}) <= bench.objective.target.max_drop
+            holds = drop_untrained(bench, {**values, "channels": rungs[middle]}) <= bench.objective.target.max_drop
             low, high = (middle, high) if holds else (low, middle)
     except (ArgumentError, ModelError):  # the trials will say it again, each for itself
         return None
     return max(low, 0)
 
 
-def _drop(bench: Bench, values: Mapping[str, Any]) -> float:
+def drop_untrained(bench: Bench, values: Mapping[str, Any]) -> float:
+    """Returns how far the metric falls when channels go and weights are rounded, as `values` say, without any training.
+
+    Args:
+        bench: Its model and samples count; nothing is changed.
+        values: A trial's values; only channels, bits and what belongs to bits count.
+
+    Raises:
+        ModelError: The model can't lose channels.
+        ArgumentError: There are no such bits.
+    """
     made: keras.Model = bench.model
     channels, bits = channels_config(made, values), quantize_config(values, bench.quantize)
     if channels is not None:

@@ -7,12 +7,15 @@ import math
 import warnings
 
 import keras_tuner
+import numpy as np
 import pytest
 
-from bigmodel.config import Target
+from bigmodel.config import Target, TrainConfig
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.objective import Objective
 from bigmodel.tuning.oracles import BudgetOracle, WarmOracle, ladder_of
+from bigmodel.tuning.outset import drop_untrained, first_rung
+from bigmodel.tuning.trial import Bench
 
 LADDER = ladder_of(0.02)
 
@@ -95,3 +98,27 @@ def test_the_bayesian_search_starts_with_the_fewest_channels_that_hold(outset, l
     limit = [share for share in SHARES if share >= least][-1:] + [share for share in SHARES if share < least][:1]
     assert {(4, share) for share in limit} <= set(ladder), "the smallest that holds, and the largest that does not"
     assert len(set(tried)) == len(tried) == 14, "nothing is tried twice"
+
+
+@pytest.fixture
+def bench(trained, data):
+    goal = Objective("size", "min", Target(max_drop=0.05))
+    metric = trained.evaluate(*data.validation.arrays()[:2], verbose=0, return_dict=True)["accuracy"]
+    return Bench(trained, data, goal, TrainConfig(), 0, {"metric": metric})
+
+
+def test_the_first_trial_is_the_smallest_network_that_holds_untrained(bench, monkeypatch):
+    for least, rung in ((0.7, 0), (0.25, 3), (0.06, 7), (0.9, 0)):
+        monkeypatch.setattr(
+            "bigmodel.tuning.outset.drop_untrained",
+            lambda bench, values, least=least: float(values["channels"] < least),
+        )
+        assert first_rung(bench, SHARES, {}) == rung
+
+
+def test_networks_are_judged_as_cut_and_rounded_and_the_model_stays(bench, trained):
+    before = trained.get_weights()
+    assert drop_untrained(bench, {"channels": 1.0}) == pytest.approx(0, abs=1e-6)
+    assert drop_untrained(bench, {"bits": 8}) < drop_untrained(bench, {"bits": 2})
+    assert first_rung(bench, [1.0, 0.9], {"bits": 5}) is None, "there is no such network"
+    assert all(np.array_equal(a, b) for a, b in zip(before, trained.get_weights(), strict=True))
