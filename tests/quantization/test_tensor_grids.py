@@ -45,7 +45,7 @@ def weight_scales(path):
         len(tensor.quantization.scale)
         for graph in model.subgraphs
         for tensor in graph.tensors
-        if len(tensor.shape) > 1 and tensor.quantization and len(model.buffers[tensor.buffer].data or ())
+        if len(tensor.shape) > 1 and tensor.quantization and model.buffers[tensor.buffer].data is not None
     ]
 
 
