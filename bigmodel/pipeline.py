@@ -22,7 +22,7 @@ from bigmodel.legacy_faces import entered, keras3_callbacks
 from bigmodel.own_parts import custom_objects_of, has_lambda, own_parts_of
 from bigmodel.result import Result
 from bigmodel.run.identity import identity_of
-from bigmodel.run.journal import Journal, alone
+from bigmodel.run.journal import Journal, alone, await_journal
 from bigmodel.run.legacy import LegacyRun
 from bigmodel.run.model_files import ModelFiles
 from bigmodel.run.native import NativeRun
@@ -204,7 +204,9 @@ def _is_worker() -> bool:
 
 @contextlib.contextmanager
 def _claimed(place: Path) -> Iterator[None]:
-    """Keeps other searches out, but for the workers of this one."""
+    """Keeps other searches out, but for the workers of this one, who begin behind their chief."""
+    if _is_worker():
+        await_journal(place)
     with contextlib.nullcontext() if _is_worker() else alone(place):
         yield
 

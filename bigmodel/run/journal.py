@@ -18,6 +18,7 @@ from bigmodel.errors import DirectoryError
 _LOG = "log.jsonl"
 _LOCK = ".lock"
 _START = b'{"identity": '
+_POLL_S = 0.2
 _FOLDERS = ("candidates", "checkpoints")
 
 
@@ -102,6 +103,28 @@ def alone(directory: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def await_journal(directory: str | os.PathLike[str], *, timeout_s: float = 600.0) -> None:
+    """Waits until another process has begun a run in a directory, which it would refuse if others had files there.
+
+    Args:
+        directory: The run's directory.
+        timeout_s: Seconds to wait.
+
+    Raises:
+        DirectoryError: No run has begun there.
+    """
+    path, deadline = Path(directory, _LOG), time.monotonic() + timeout_s
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise DirectoryError(
+                "The chief has not begun.",
+                received=f"no {path} within {timeout_s:g} s",
+                expected="the directory in which the chief works, on a file system that all share",
+                fix="Start the chief, with the same directory.",
+            )
+        time.sleep(_POLL_S)
 
 
 def write_whole(path: Path, save: Callable[[Path], Any]) -> Path:

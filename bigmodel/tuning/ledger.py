@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Ledger:
 
 def _write(path: Path, row: Mapping[str, Any]) -> Row:
     kept: Row = _as_kept(row)
-    partial = path.with_suffix(".part")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # what trials share, several workers may write at once
     partial.write_text(json.dumps(kept), encoding="utf-8")
     os.replace(partial, path)
     return kept

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from bigmodel.errors import DirectoryError
-from bigmodel.run.journal import Journal, alone, digest, write_whole
+from bigmodel.run.journal import Journal, alone, await_journal, digest, write_whole
 
 RUN = {"model": "a", "train": {"epochs": 5, "patience": 3}, "seed": 0}
 
@@ -149,3 +149,10 @@ with alone({str(tmp_path)!r}):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with alone(tmp_path):
         Journal(tmp_path, RUN)
+
+
+def test_a_worker_waits_for_its_chief(tmp_path):
+    with pytest.raises(DirectoryError, match="chief has not begun"):
+        await_journal(tmp_path, timeout_s=0.3)
+    Journal(tmp_path, {"model": "m"})
+    await_journal(tmp_path, timeout_s=0.0)
