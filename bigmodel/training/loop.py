@@ -108,14 +108,18 @@ def pretrain(
 
 
 class _Clock(keras.callbacks.Callback):
-    """Knows the epoch, which the order of the data depends on."""
+    """Tells the epoch, which the order of the data depends on.
+
+    TensorFlow never forgets the functions that a data set calls. So they read the epoch from a list, through which
+    nothing of the training can be reached.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.epoch = 0
+        self.face = [0]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch = epoch
+        self.face[0] = epoch
 
 
 class _Run:
@@ -128,7 +132,8 @@ class _Run:
         self.epochs, self.seed, self.peak = epochs, seed, peak
         self.compilation = Compilation.of(model)
         self.clock = _Clock()
-        batches = data.train.batches(config.batch_size, shuffle=True, seed=seed, epoch=lambda: self.clock.epoch)
+        face = self.clock.face
+        batches = data.train.batches(config.batch_size, shuffle=True, seed=seed, epoch=lambda: face[0])
         if epochs == 1 and int(batches.cardinality()) < 0:  # schedules have no epoch before, from which to learn it
             batches = batches.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in batches)))
         self.whole = self.batches = batches
@@ -233,7 +238,7 @@ class _Run:
             self.notes.append(f"resumed after epoch {done}")
         elif best is not None and all(getattr(callback, "settled", True) for callback in callbacks):
             best.start = trainee.evaluate(self.validation, verbose=0, return_dict=True)
-        self.clock.epoch = done
+        self.clock.face[0] = done
         with warnings.catch_warnings():
             # Keras says so of every stream whose length it learns in the first epoch.
             warnings.filterwarnings("ignore", message="Your input ran out of data")

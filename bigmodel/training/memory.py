@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import ops as tf_ops
 
 from bigmodel.errors import ModelError
+
+
+@contextlib.contextmanager
+def forgotten_gradients() -> Iterator[None]:
+    """Makes TensorFlow forget the custom gradients that are traced within, once the models made there are dropped.
+
+    It registers each for good, and with it the graph of the training that it is part of: some megabytes a model. The
+    registry has no public way out; where it is not found, nothing is forgotten.
+    """
+    registry = getattr(getattr(tf_ops, "gradient_registry", None), "_registry", {})
+    before = set(registry)
+    try:
+        yield
+    finally:
+        for name in [name for name in registry if name not in before and name.startswith("CustomGradient-")]:
+            del registry[name]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,4 +22,4 @@ def test_the_examples_of_the_page_run_and_print_what_their_comments_say(page, tm
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     exec(compile(code, "docs/quantization.md", "exec"), {})
     said = re.findall(r"print\(.*\)   # (.+)$", code, re.MULTILINE)
-    assert capsys.readouterr().out.splitlines() == said and len(said) == 8
+    assert capsys.readouterr().out.splitlines() == said and len(said) == 9
