@@ -114,7 +114,7 @@ class _Child:
     """
 
     def __init__(self, python: str, environment: dict[str, str]) -> None:
-        self.kind = python, environment, os.getcwd(), os.getpid()  # after a fork it still is the parent's
+        self.kind = _kind(python, environment)
         self.jobs = 0
         self.idle_since = time.monotonic()
         self._peak_bytes = 0
@@ -198,9 +198,14 @@ _waiting: list[_Child] = []
 _lock = threading.Lock()
 
 
+def _kind(python: str, environment: dict[str, str]) -> tuple[str, dict[str, str], str, int]:
+    """What a child has to share with a job: its surroundings, and the parent, which a fork is not."""
+    return python, environment, os.getcwd(), os.getpid()
+
+
 def _taken(python: str, environment: dict[str, str]) -> _Child:
     """Returns a child that waits in the caller's surroundings, or a new one. Those of other surroundings end."""
-    kind = python, environment, os.getcwd(), os.getpid()
+    kind = _kind(python, environment)
     with _lock:
         waiting, _waiting[:] = list(_waiting), []
     found = None

@@ -110,14 +110,15 @@ def _grid_of(
             if scale is not None:
                 common = channel_scale(channels(by_channel, None), channels(codes, None)) if grid["one_scale"] else None
                 shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-                scaled = {"scale": (scale if common is None else common).reshape(shape), "axis": axis}
-                where = {"start": start, "count": len(by_channel), "one_scale": common is not None}
                 return {
                     "grid": grid["name"],
                     "bits": grid["bits"],
                     "weights_only": grid["weights_only"],
-                    **scaled,
-                    **where,
+                    "one_scale": common is not None,
+                    "scale": (scale if common is None else common).reshape(shape),
+                    "axis": axis,
+                    "start": start,
+                    "count": len(by_channel),
                 }
     return None
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from bigmodel.graph import copy_operation, trace
+from bigmodel.quantization.folding import affine_of
 from bigmodel.quantization.kernels import has_matrix
 from bigmodel.quantization.rebuild import copy_layer, rebuild
 
@@ -58,17 +59,6 @@ def find_absorptions(model: keras.Model) -> list[tuple[keras.layers.Layer, keras
 def channel_axis(layer: keras.layers.Layer, outputs: Any) -> int:
     """Returns the axis of a layer's outputs on which its channels lie."""
     return 1 if getattr(layer, "data_format", "") == "channels_first" else len(outputs.shape) - 1
-
-
-def affine_of(normalisation: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    """Returns factor and shift of the channels, as at inference: `normalisation(x) = factor * x + shift`."""
-    factor = 1.0 / np.sqrt(np.asarray(normalisation.moving_variance, np.float64) + normalisation.epsilon)
-    if normalisation.scale:
-        factor = factor * np.asarray(normalisation.gamma, np.float64)
-    shift = -np.asarray(normalisation.moving_mean, np.float64) * factor
-    if normalisation.center:
-        shift = shift + np.asarray(normalisation.beta, np.float64)
-    return factor, shift
 
 
 def _with(layer: keras.layers.Layer, normalisation: keras.layers.BatchNormalization) -> keras.layers.Layer:

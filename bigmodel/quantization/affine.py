@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from bigmodel.graph import is_graph, trace
-from bigmodel.quantization.folding import PASSING
+from bigmodel.quantization.folding import PASSING, affine_of
 from bigmodel.quantization.layers import Quantized
 from bigmodel.quantization.table import WeightQuantization
 
@@ -103,10 +103,4 @@ def _factor_and_shift(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray
     if isinstance(layer, keras.layers.Rescaling):
         factor, shift = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
         return np.broadcast_to(factor, (channels,)), np.broadcast_to(shift, (channels,))
-    factor = 1.0 / np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
-    if layer.scale:
-        factor = factor * np.asarray(layer.gamma, np.float64)
-    shift = -np.asarray(layer.moving_mean, np.float64) * factor
-    if layer.center:
-        shift = shift + np.asarray(layer.beta, np.float64)
-    return factor, shift
+    return affine_of(layer)

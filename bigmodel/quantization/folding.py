@@ -113,14 +113,19 @@ def _without_bias(dense: keras.layers.Dense) -> keras.layers.Dense:
     return new
 
 
+def affine_of(normalisation: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """Returns factor and shift of the channels, as at inference: `normalisation(x) = factor * x + shift`."""
+    factor = 1.0 / np.sqrt(np.asarray(normalisation.moving_variance, np.float64) + normalisation.epsilon)
+    if normalisation.scale:
+        factor = factor * np.asarray(normalisation.gamma, np.float64)
+    shift = -np.asarray(normalisation.moving_mean, np.float64) * factor
+    if normalisation.center:
+        shift = shift + np.asarray(normalisation.beta, np.float64)
+    return factor, shift
+
+
 def _factor_and_shift(source: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(source, keras.layers.Dense):
         bias = np.asarray(source.bias, np.float64)
         return np.ones(bias.shape), bias
-    factor = 1.0 / np.sqrt(np.asarray(source.moving_variance, np.float64) + source.epsilon)
-    if source.scale:
-        factor = factor * np.asarray(source.gamma, np.float64)
-    shift = -np.asarray(source.moving_mean, np.float64) * factor
-    if source.center:
-        shift = shift + np.asarray(source.beta, np.float64)
-    return factor, shift
+    return affine_of(source)

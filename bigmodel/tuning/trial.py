@@ -26,6 +26,7 @@ from bigmodel.pruning.channels import prune_channels
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.quantization.simulation import activation_bits_of
 from bigmodel.training import compile_like, fit, peak_learning_rate
+from bigmodel.training.memory import forgotten_gradients
 from bigmodel.tuning.objective import Objective, metric_value
 from bigmodel.tuning.settings import (
     channels_config,
@@ -139,6 +140,7 @@ class Bench:
         """The samples on which trials are judged."""
         return judged(self.data, self.seed)
 
+    @forgotten_gradients()
     def run(
         self,
         network: keras.Model | None,

@@ -17,7 +17,6 @@ from keras_tuner import engine
 
 from bigmodel.errors import ConversionError, summary
 from bigmodel.training.hparams import write_hparams
-from bigmodel.training.memory import forgotten_gradients
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.ledger import MODELS_KEPT, Ledger, Row
 from bigmodel.tuning.objective import Objective
@@ -87,8 +86,7 @@ class TrialTuner(engine.base_tuner.BaseTuner):
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Runs one trial in this process, or recalls it, and returns its score."""
-        with forgotten_gradients():
-            row = self.ledger.once(trial.trial_id, _values(trial), lambda folder: self._figures(trial, folder))
+        row = self.ledger.once(trial.trial_id, _values(trial), lambda folder: self._figures(trial, folder))
         return self._told(row)
 
     def _figures(self, trial: Any, folder: Path) -> dict[str, Any]:
