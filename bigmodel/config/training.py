@@ -16,8 +16,8 @@ class TrainConfig(Config):
     Args:
         epochs: Epochs of fine-tuning for each step that trains.
         batch_size: Samples per step for arrays and unbatched streams; a batched stream keeps its own.
-        learning_rate: Peak learning rate of fine-tuning; `None`: the model's compiled one for pruning and for 4 bits, a
-            tenth of it for 8 bits, which start close to their goal.
+        learning_rate: Peak learning rate of fine-tuning; `None`: the model's compiled one for pruning and for 4 bits,
+            three tenths of it for 8 bits, which start close to their goal.
         pretrain_epochs: Epochs that train the caller's architecture before anything is measured; for untrained models.
         precision: "float32", "mixed_float16", "mixed_bfloat16", or "auto" (mixed where a GPU has fast units).
         strategy: A `tf.distribute` strategy, or `None`.
