@@ -24,8 +24,8 @@ from bigmodel.training import compile_like, fit, peak_learning_rate
 
 # Peak learning rate of the training, as a share of the compiled one, by the least bits of the weights. At 8 bits the
 # grid hardly moves a trained weight: on Fashion-MNIST, three epochs of 784-256-128-64-10 give 0.855 at a tenth of the
-# rate and 0.856 at two or four tenths, of a ResNet-8 0.9193 at one and 0.9194 at three. At 4 bits it has to cross half a
-# step, a fourteenth of its channel's largest: 784-38-19-10, six epochs, gives 0.849 at a tenth and 0.859 at the whole.
+# rate and 0.856 at two or four tenths, of a ResNet-8 0.9193 at one and 0.9194 at three. At 4 bits it has to cross half
+# a step, a fourteenth of its channel's largest: 784-38-19-10, six epochs, gives 0.849 at a tenth, 0.859 at the whole.
 _SHARE_OF_RATE = {8: 0.3, 4: 1.0, 2: 1.0, 1: 1.0}
 # Momentum of the moving range of an activation in training, per step (Jacob et al., 2018, use 0.99 and more).
 _MOMENTUM = 0.99
