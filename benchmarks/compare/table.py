@@ -39,7 +39,7 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
     for network in dict.fromkeys(run["network"] for run in record["runs"]):
         rows = summary([run for run in record["runs"] if run["network"] == network])
         image = f"compare-{network}.svg"
-        parts += [f"### {network}", "", markdown(rows), ""]
+        parts += [f"### {network}", "", seeds_told(rows), "", markdown(rows), ""]
         if any("accuracy" in row for row in rows):
             parts += [front_told(rows, cost) + "\n" for cost in COSTS]
             parts += [f"![{network}: accuracy of the files against their size and latency]({image})", ""]
@@ -50,18 +50,26 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
 def caption(record: Mapping[str, Any]) -> str:
     """What a reader has to know about the run to repeat it."""
     settings, made = record["settings"], dict(record["environment"])
-    seeds = len({run["seed"] for run in record["runs"]})
     machine, commit = made.pop("machine"), made.pop("commit")
     data = f"at most {settings['samples']:,} training samples" if settings["samples"] else "all training samples"
     jobs = settings.get("jobs", 1)
     beside = f" and with {jobs} tools at a time on the machine" if jobs > 1 else ""
     return (
-        f"Medians over {seeds} seed{'s' * (seeds > 1)}; after ± half the spread of the accuracy. The float networks "
-        f"were trained for {settings['float_epochs']} epochs; each training of a tool takes {settings['epochs']}, on "
-        f"{data}. Latency: one warm call of batch size 1 on one thread, all files of a network in turns, nothing else "
-        f"running. Seconds: from the float network to the file, imports not counted{beside}. "
+        f"The float networks were trained for {settings['float_epochs']} epochs; each training of a tool takes "
+        f"{settings['epochs']}, on {data}. Latency: one warm call of batch size 1 on one thread, all files of a network "
+        f"in turns, nothing else running. Seconds: from the float network to the file, imports not counted{beside}. "
         f"{machine}; commit {commit}; {', '.join(f'{name} {value}' for name, value in made.items())}."
     )
+
+
+def seeds_told(rows: Sequence[Row]) -> str:
+    """Over how many seeds a network's figures are medians.
+
+    >>> seeds_told([{"seeds": 1}]), seeds_told([{"seeds": 3}])
+    ('One seed.', 'Medians over 3 seeds; after ± half the spread of the accuracy.')
+    """
+    seeds = rows[0]["seeds"]
+    return "One seed." if seeds == 1 else f"Medians over {seeds} seeds; after ± half the spread of the accuracy."
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -124,7 +132,8 @@ def markdown(rows: Sequence[Row]) -> str:
         if row["failed"]:
             told += f" (no file for {row['failed']} seed{'s' * (row['failed'] > 1)}: {reason})"
         spread = (max(row["accuracies"].values()) - min(row["accuracies"].values())) / 2
-        cells = [f"{row['accuracy']:.4f} ± {spread:.4f}", _bold(f"{row['bytes']:,.0f}", row["front_bytes"])]
+        accuracy = f"{row['accuracy']:.4f}" + f" ± {spread:.4f}" * (row["seeds"] > 1)
+        cells = [accuracy, _bold(f"{row['bytes']:,.0f}", row["front_bytes"])]
         cells += [f"{row['gzip']:,.0f}", _bold(f"{row['latency_ms']:.3g}", row["front_latency_ms"])]
         lines.append(f"| {row['number']} | {told} | {' | '.join(cells)} | {row['seconds']:.0f} |")
     return "\n".join(lines)

@@ -122,8 +122,10 @@ def test_a_tool_that_fails_for_one_seed_keeps_its_row_and_says_so():
 
 def test_a_tool_that_was_not_tried_for_every_seed_says_so():
     runs = runs_of("float32", [0.9, 0.8], 10, 1.0) + runs_of("Keras: int4", [0.9], 10, 1.0)
-    told = table.markdown(table.summary(runs))
+    rows = table.summary(runs)
+    told = table.markdown(rows)
     assert "| Keras: int4 (1 of 2 seeds) |" in told and "| float32 |" in told
+    assert table.seeds_told(rows).startswith("Medians over 2 seeds")
 
 
 def test_examples_of_the_docstrings():
