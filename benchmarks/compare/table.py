@@ -57,8 +57,8 @@ def caption(record: Mapping[str, Any]) -> str:
     return (
         f"The float networks were trained for {settings['float_epochs']} epochs; each training of a tool takes "
         f"{settings['epochs']}, on {data}. Latency: one warm call of batch size 1 on one thread, all files of a "
-        f"network in turns, nothing else running. Seconds: from the float network to the file, imports not counted{beside}. "
-        f"{machine}; commit {commit}; {', '.join(f'{name} {value}' for name, value in made.items())}."
+        f"network in turns, nothing else running. Seconds: from the float network to the file, imports not counted"
+        f"{beside}. {machine}; commit {commit}; {', '.join(f'{name} {value}' for name, value in made.items())}."
     )
 
 
