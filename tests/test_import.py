@@ -121,10 +121,15 @@ def saved(tmp_path_factory, python):
     [
         "import bigmodel; import keras",
         "import keras; import bigmodel",
-        "import bigmodel, tensorflow; keras = tensorflow.keras",
-        "import bigmodel.training; import keras",
-        "import bigmodel.pipeline; import keras",
         "import bigmodel.quantization.layers; import keras",
+        *(
+            pytest.param(order, marks=pytest.mark.slow)
+            for order in (
+                "import bigmodel, tensorflow; keras = tensorflow.keras",
+                "import bigmodel.training; import keras",
+                "import bigmodel.pipeline; import keras",
+            )
+        ),
     ],
 )
 def test_a_quantized_model_loads_in_a_new_process(order, saved, python):

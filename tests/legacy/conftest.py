@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from legacy_networks import digits_network
+from legacy_networks import TRAIN, digits_network
 
 import bigmodel as bm
-
-TRAIN = bm.TrainConfig(epochs=4, batch_size=64)
 
 
 @pytest.fixture(scope="session")

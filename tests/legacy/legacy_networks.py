@@ -8,6 +8,10 @@ import numpy as np
 import tf_keras
 from tf_keras import layers
 
+import bigmodel as bm
+
+TRAIN = bm.TrainConfig(epochs=4, batch_size=64)
+
 
 def randomised(model: Any, seed: int = 0) -> Any:
     """Draws every weight, bias and statistic, and returns the model: zeros and ones would hide what is mixed up."""

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from conftest import TRAIN
-from legacy_networks import chain, digits_network
+from legacy_networks import TRAIN, chain, digits_network
 from tf_keras import layers
 
 import bigmodel as bm

@@ -12,13 +12,19 @@ from bigmodel.litert import LiteModel
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.simulation import quantized_layers, range_layers, simulate
 
-# One network of each kind of kernel; all of them, and all activations, run with -m slow.
+# One network of each kind of kernel, at 4 bits of those that have others there; all of them, and all activations, run
+# with -m slow.
 QUICK = (
     "mlp", "cnn", "depthwise_separable", "conv1d", "causal_dilated", "residual", "embedding", "lstm", "nested",
     "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention",
     "cells", "root_mean_squares", "operator_between", "linear_in_between",
 )  # fmt: skip
-SLOW = tuple(name for name in (*NETWORKS, *ACTIVATIONS) if name not in QUICK)
+QUICK_4_BITS = ("mlp", "cnn", "depthwise_separable", "conv1d", "embedding", "lstm", "einsum", "transposed", "attention")
+CASES = [
+    pytest.param(name, bits, marks=[] if name in quick else pytest.mark.slow)
+    for bits, quick in ((8, QUICK), (4, QUICK_4_BITS))
+    for name in (*NETWORKS, *ACTIVATIONS)
+]
 
 # In a static file their loops stay dynamic.
 RECURRENT = {"lstm", "gru", "simple_rnn", "bidirectional", "cells", "lstm_by_gates"}
@@ -53,8 +59,7 @@ def step_of_outputs(simulation):
     return max(float(layer.scale) for layer in found or ranges.values())  # some activations have no integer kernel
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(("name", "bits"), CASES)
 def test_a_file_holds_and_returns_what_was_simulated(name, bits, tmp_path):
     model, simulation = simulated(name, bits)
     x = small_networks.samples(model)

@@ -21,6 +21,9 @@ from bigmodel.quantization.files import deploy
 from bigmodel.quantization.simulation import quantized_layers, simulate
 
 NAMES = ("mlp", "cnn", "depthwise_separable", "embedding", "lstm", "two_inputs_two_outputs", "transposed", "volumes")
+# Files of 4 bits differ in the types of their buffers: those of two networks are as good as all.
+SLOW = {(name, 4) for name in NAMES} - {("mlp", 4), ("depthwise_separable", 4)}
+CASES = [*itertools.product(NAMES, (8, 4)), ("mlp", 2)]
 SIZES, LAYERS = (784, 256, 128, 64, 10), ("first", "second", "third", "last")
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -81,7 +84,9 @@ def inputs_of(path):
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-@pytest.mark.parametrize(("name", "bits"), [*itertools.product(NAMES, (8, 4)), ("mlp", 2)])
+@pytest.mark.parametrize(
+    ("name", "bits"), [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else []) for case in CASES]
+)
 def test_every_format_computes_the_same_in_every_runtime(name, bits, tmp_path):
     paths, before = written(small_networks.make(name), bits, tmp_path)
     for path in paths:

@@ -3,7 +3,7 @@
 import re
 
 
-def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, capsys):
+def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, in_process, capsys):
     page = (root / "docs" / "post-training.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     exec(compile(code, "docs/post-training.md", "exec"), {})

@@ -17,7 +17,9 @@ def test_every_format_is_in_the_table_of_files(page):
     assert set(re.findall(r"`(\w+)`", table)) == set(FORMATS)
 
 
-def test_the_examples_of_the_page_run_and_print_what_their_comments_say(page, tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_page_run_and_print_what_their_comments_say(
+    page, in_process, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     exec(compile(code, "docs/quantization.md", "exec"), {})
