@@ -99,7 +99,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "learning_rate": [-1e-3, "1", True, math.nan],
         "pretrain_epochs": [-1, 1.5, *NOT_A_NUMBER],
         "precision": ["float16", 16, None],
-        "patience": [0, 1.5, *NOT_A_NUMBER],
+        "patience": [0, 1.5, "1", True, math.nan],
     },
     "AugmentConfig": {
         "transforms": ["rotation", ("blur",), {"rotation": 2.0}, {"rotation": "0.1"}, {"blur": 0.1}, None, 0.5],

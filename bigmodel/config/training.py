@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from bigmodel.config.base import Config
 
+_LEAST_PATIENCE = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
@@ -21,14 +23,15 @@ class TrainConfig(Config):
         pretrain_epochs: Epochs that train the caller's architecture before anything is measured; for untrained models.
         precision: "float32", "mixed_float16", "mixed_bfloat16", or "auto" (mixed where a GPU has fast units).
         strategy: A `tf.distribute` strategy, or `None`.
-        patience: Epochs without a better validation metric after which training stops and the best weights come back.
+        patience: Epochs without a better validation metric after which training stops and the best weights come back;
+            `None`: half of the epochs, at least 3, as the learning rate falls to zero and the gains come with that.
 
     Raises:
         ArgumentError: A value is out of range.
 
     Example:
-        >>> TrainConfig(epochs=10, learning_rate=1e-4).patience
-        3
+        >>> TrainConfig(learning_rate=1e-4).patience_of(epochs=10)
+        5
     """
 
     epochs: int = 5
@@ -37,7 +40,7 @@ class TrainConfig(Config):
     pretrain_epochs: int = 0
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     strategy: Any = None
-    patience: int = 3
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         self._check_number("epochs", 0, math.inf, whole=True)
@@ -45,4 +48,8 @@ class TrainConfig(Config):
         self._check_number("learning_rate", 0, math.inf, optional=True)
         self._check_number("pretrain_epochs", 0, math.inf, whole=True)
         self._check_choice("precision", ("auto", "float32", "mixed_float16", "mixed_bfloat16"))
-        self._check_number("patience", 1, math.inf, whole=True)
+        self._check_number("patience", 1, math.inf, whole=True, optional=True)
+
+    def patience_of(self, epochs: int) -> int:
+        """Returns the patience in a training of so many epochs."""
+        return max(_LEAST_PATIENCE, math.ceil(epochs / 2)) if self.patience is None else self.patience

@@ -63,7 +63,7 @@ def fit(
     peak = None if share is None else config.learning_rate or share * peak_learning_rate(like)
     network.compile(**training_settings(like, learning_rate=peak))
     schedule = [] if peak is None else [keras2.callbacks.LearningRateScheduler(cosine_by_epoch(peak, epochs))]
-    best = _best_epoch(network, like, data, config.patience, settled)
+    best = _best_epoch(network, like, data, config.patience_of(epochs), settled)
     with _seeded(seed):
         network.fit(
             data.train.batches(config.batch_size, shuffle=True, seed=seed),

@@ -262,7 +262,7 @@ class _Run:
         watched = [callback for callback in callbacks if hasattr(callback, "settled")]
         return BestWeights(
             primary_metric(trainee),
-            patience=self.config.patience,
+            patience=self.config.patience_of(self.epochs),
             is_comparable=lambda: all(callback.settled for callback in watched),
         )
 
@@ -273,7 +273,7 @@ class _Run:
             "learning_rate": self.peak,
             "epochs": self.epochs,
             "batch_size": self.config.batch_size,
-            "patience": self.config.patience,
+            "patience": self.config.patience_of(self.epochs),
             "parts": self.parts,
             "xla": self.xla,
             "seed": self.seed,

@@ -69,7 +69,7 @@ def train_config(train: TrainConfig, values: Mapping[str, Any], *, times: int = 
     own = {name: values[name] for name in ("learning_rate", "batch_size") if name in values}
     epochs = times * int(values.get("epochs", train.epochs))
     # A cosine brings its gains at its end, so that a longer one needs more patience to get there.
-    patience = max(train.patience, math.ceil(train.patience * epochs / max(train.epochs, 1)))
+    patience = train.patience and max(train.patience, math.ceil(train.patience * epochs / max(train.epochs, 1)))
     return dataclasses.replace(train, epochs=epochs, patience=patience, **own)
 
 

@@ -77,6 +77,12 @@ def test_training_stops_after_patience_without_a_better_epoch(data):
     assert result.epochs == 2
 
 
+@pytest.mark.parametrize(("epochs", "stopped_after"), [(4, 3), (6, 3), (16, 8)])
+def test_without_an_order_patience_is_half_of_the_epochs_as_gains_come_when_the_rate_falls(data, epochs, stopped_after):
+    result = fit(network(), data, TrainConfig(epochs=epochs, batch_size=32, learning_rate=0.0))
+    assert result.epochs == stopped_after
+
+
 def test_the_start_does_not_compete_with_pruned_epochs(data):
     model = network()
     fit(model, data, CONFIG, learning_rate=0.02)
