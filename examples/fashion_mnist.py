@@ -50,7 +50,7 @@ tuned = bm.tune(
     build,
     data,
     bm.TuneConfig(2 if short else 8, tuner="bayesian", objective="accuracy", space=space),
-    train=bm.TrainConfig(epochs=1 if short else 4),
+    train=bm.TrainConfig(epochs=1 if short else 10),
 )
 print("searched:", tuned.hyperparameters)
 
@@ -60,7 +60,7 @@ result = bm.compress_and_tune(
     data,
     target=bm.Target(max_drop=0.0),
     tune=None if short else "auto",
-    train=bm.TrainConfig(epochs=1 if short else 8),
+    train=bm.TrainConfig(epochs=1 if short else 12),
     directory="runs/fashion_mnist",
 )
 
