@@ -8,6 +8,7 @@ Fake quantization must only be used inside a `Layer.call`: on symbolic tensors K
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -234,6 +235,7 @@ def static_fake_quantize(
     halves: Halves = "even",
     shifts: Sequence[int] = (),
     factors: Sequence[float] = (),
+    stops_outside: bool = True,
 ) -> Any:
     """Returns inputs on a fixed grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
 
@@ -248,28 +250,30 @@ def static_fake_quantize(
         shifts: For each channel, the last axis, by how many bits the kernel shifts right at the end: it rounds to such
             a part of a step first, then to a step, halves upwards both times. Empty: it rounds once.
         factors: For each channel, by what factor the kernel's multiplier of few bits is off. Empty: it is exact.
+        stops_outside: `False` if the range follows the inputs: then gradients pass to all of them. Next to none lies
+            outside, and looking for those takes longer than the rounding itself.
     """
     half = 2.0 ** (bits - 1)
     limits = -half - zero_point, half - 1.0 - zero_point
+    on_grid = functools.partial(_on_grid, inputs, scale, *limits, stops_outside=stops_outside)
     if shifts:
         parts = ops.convert_to_tensor([2.0**shift for shift in shifts], "float32")
 
         def twice(steps: Any) -> Any:
             return ops.floor(ops.floor(steps * parts + 0.5) / parts + 0.5)
 
-        return _on_grid(inputs, scale, *limits, nearest=twice)
+        return on_grid(nearest=twice)
     if factors:
-        inverse = ops.convert_to_tensor(factors, "float32") / scale
-        return _on_grid(inputs, scale, *limits, inverse=inverse)
+        return on_grid(inverse=ops.convert_to_tensor(factors, "float32") / scale)
     if halves == "even":
-        return _on_grid(inputs, scale, *limits)
+        return on_grid()
 
     def nearest(steps: Any) -> Any:
         # Averages of codes are multiples of one over their number: what lies this close to half a step is half a step.
         codes = ops.round((steps + zero_point) * _PARTS) / _PARTS
         return _round_half_away(codes) - zero_point
 
-    return _on_grid(inputs, scale, *limits, nearest=nearest)
+    return on_grid(nearest=nearest)
 
 
 def learned_static_fake_quantize(inputs: Any, low: Any, high: Any) -> Any:

@@ -197,7 +197,8 @@ class FakeQuantize(keras.layers.Layer):
     Args:
         bits: Bits of a code: 8, or 16 with the zero point 0.
         momentum: Momentum of the moving average of the range while training follows the activations
-            (Jacob et al., 2018, section 3.1); `None` leaves the range as it is.
+            (Jacob et al., 2018, section 3.1); `None` leaves the range as it is. Gradients stop outside of a range at
+            rest only.
         learned: Whether the ends of the range are trained with the weights.
         fixed: Whether the range has come to rest: it neither moves nor is trained.
         halves: How values in the middle of two codes are rounded: see `fake.static_fake_quantize`.
@@ -257,7 +258,8 @@ class FakeQuantize(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Returns the inputs on the grid; in training with a momentum, the range moves first."""
         values = keras.ops.cast(inputs, "float32")
-        if training and self.momentum is not None and not self.fixed:
+        moves = self.momentum is not None and not self.fixed
+        if training and moves:
             self._follow(values)
         if self.delayed:
             outputs = values
@@ -265,6 +267,7 @@ class FakeQuantize(keras.layers.Layer):
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
             how: dict[str, Any] = {"halves": self.halves, "shifts": self.shifts, "factors": self.factors}
+            how["stops_outside"] = not moves
             outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value, bits=self.bits, **how)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`

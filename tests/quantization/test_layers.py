@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from bigmodel.errors import ModelError
@@ -355,6 +356,22 @@ def test_a_range_moves_in_training_only():
     layer.momentum = None
     layer(x, training=True)
     assert float(layer.high) == pytest.approx(1.4)
+
+
+def test_gradients_pass_a_range_that_moves_and_end_at_one_that_rests():
+    layer = FakeQuantize(momentum=0.9)
+    layer.set_range(-1.0, 1.0)
+    x = tf.constant([[-3.0, -0.5, 0.5, 5.0]])
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(x, training=True)
+        return tape.gradient(outputs, x)
+
+    np.testing.assert_array_equal(gradient(), [[1, 1, 1, 1]])
+    layer.fix_range()
+    np.testing.assert_array_equal(gradient(), [[0, 1, 1, 0]])
 
 
 def test_a_range_layer_comes_back_from_its_config_and_keeps_half_precision():
