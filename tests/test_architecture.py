@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "bigmodel").rglob("*.py"))
@@ -90,3 +95,21 @@ def test_test_modules_have_names_of_their_own():
     """pytest imports them by their names alone."""
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))
+
+
+def needed(requirement: str) -> Iterator[str]:
+    """The distributions that installing a requirement brings, by what is installed here."""
+    parsed = Requirement(requirement)
+    yield canonicalize_name(parsed.name)
+    for further in map(Requirement, metadata.requires(parsed.name) or ()):
+        extras = ("", *parsed.extras)
+        is_wanted = further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras)
+        if is_wanted and canonicalize_name(further.name) != canonicalize_name(parsed.name):
+            yield from needed(str(further))
+
+
+def test_a_plain_install_brings_what_the_default_search_computes_with():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    (order,) = (line for line in config["options"]["install_requires"].splitlines() if line.startswith("keras-tuner"))
+    assert {"keras-tuner", "scikit-learn", "scipy"} <= set(needed(order))
