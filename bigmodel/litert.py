@@ -220,6 +220,7 @@ class LiteModel:
             self._resize(encoded)
             for index, values in zip(self._input_ids, encoded, strict=True):
                 self._interpreter.set_tensor(index, values)
+            self._interpreter.reset_all_variables()  # a fused LSTM keeps its state from call to call
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             if count == 1 or not self._batchable:
