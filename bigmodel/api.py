@@ -20,8 +20,8 @@ from bigmodel.config import PruneConfig, QuantizeConfig, Target, TrainConfig, re
 from bigmodel.data import Data, as_data
 from bigmodel.errors import ArgumentError, ArgumentTypeError, ConversionError, describe
 from bigmodel.evaluation import Evaluation, evaluate_model, primary_metric
-from bigmodel.export import export_float
-from bigmodel.export.formats import Format, format_named, format_of
+from bigmodel.export import check_path, export_float
+from bigmodel.export.formats import Format, check_io, format_named, format_of
 from bigmodel.export.quantized import write_files
 from bigmodel.legacy import is_tf_keras
 from bigmodel.own_parts import own_parts_of
@@ -29,7 +29,7 @@ from bigmodel.pruning import prune_model
 from bigmodel.quantization import deploy, is_simulation, quantize_aware, quantize_post_training
 from bigmodel.quantization.allocation import common_bits, with_allotted_bits
 from bigmodel.quantization.simulation import activation_bits_of, activations_of, plain
-from bigmodel.run.plan import check_call
+from bigmodel.run.plan import check_call, check_model
 from bigmodel.training import Prepared, prepare
 
 __all__ = ["evaluate", "export_litert", "prune", "quantize"]
@@ -128,7 +128,8 @@ def quantize(
 
     Args:
         model: A functional or built Sequential Keras model; an uncompiled one gets a loss that fits. Or a tf_keras
-            model, which the Model Optimization Toolkit trains for 8 bits and static activations.
+            model, which the Model Optimization Toolkit trains for 8 bits and static activations, or whose weights
+            alone go on a grid of 8 bits.
         data: Data to calibrate, judge and train on, in any form that `bigmodel.as_data` takes. Of x alone the model's
             own outputs are the labels.
         bits: Bits of the weights: 8, 4, 2 (ternary) or 1 (binary), "mixed", by layer as a dict of names or a function;
@@ -224,18 +225,20 @@ def export_litert(
         The path.
 
     Raises:
-        ArgumentError: The format does not exist, does not fit the model, or needs data.
+        ArgumentError: The format does not exist, does not fit the model, or needs data; or the path can't be used.
         ModelError: The model is not built or can't be traced.
         ConversionError: The converter refused the model, crashed, or took too long.
 
     Example:
         `bm.export_litert(bm.quantize(model, data, bits=4), "model.tflite")`
     """
+    check_path(path)
     if is_tf_keras(model):
         return legacy_faces.export_litert(model, path, format=format, data=data, io=io, timeout_s=timeout_s)
+    check_model(model)
     simulates = is_simulation(model)
     wanted = _wanted_format(model, format) if simulates else format_named(format or "float32")
-    _check_io(io, wanted)
+    check_io(io, wanted)
     if wanted.name == "float32":
         return export_float(plain(model) if simulates else model, path, timeout_s=timeout_s)
     samples = _calibration(model, data) if data is not None or wanted.activations == "static" else None
@@ -290,16 +293,6 @@ def _check_uniform(wanted: Format) -> None:
             received=f"format={wanted.name!r} for a model that is not quantized",
             expected="a format with the same bits for all layers",
             fix="Pass the result of bm.quantize(model, data, 'mixed').",
-        )
-
-
-def _check_io(io: str, wanted: Format) -> None:
-    if io not in ("float", "int8") or (io == "int8" and (wanted.activations, wanted.activation_bits) != ("static", 8)):
-        raise ArgumentError(
-            "io can't be used.",
-            received=f"io={describe(io)} with format {wanted.name!r}",
-            expected="'float', or 'int8' with format 'static_int8'",
-            fix="Pass format='static_int8' with io='int8', or leave io out.",
         )
 
 

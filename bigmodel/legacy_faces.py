@@ -14,14 +14,15 @@ from bigmodel.config import PruneConfig, QuantizeConfig, TrainConfig
 from bigmodel.data import as_data
 from bigmodel.errors import ArgumentError, ConversionError
 from bigmodel.export import export_float
-from bigmodel.export.formats import Format, format_named
+from bigmodel.export.formats import Format, Written, check_io, format_named
 from bigmodel.export.quantized import write_files
 from bigmodel.legacy.compilation import compile_as
-from bigmodel.legacy.files import deploy
+from bigmodel.legacy.files import deploy, deploy_weights
+from bigmodel.legacy.grids import lies_on_grids
 from bigmodel.legacy.loading import is_tf_keras
 from bigmodel.legacy.quantization import is_aware
-from bigmodel.legacy.shell import network_in, own_objects, shell
-from bigmodel.legacy.steps import prune_model, quantize_aware
+from bigmodel.legacy.shell import network_in, own_classes_known, shell
+from bigmodel.legacy.steps import check_orders, prune_model, quantize_aware, round_weights
 from bigmodel.run.plan import check_call
 from bigmodel.training import prepare
 
@@ -30,7 +31,7 @@ from bigmodel.training import prepare
 def entered(model: Any) -> Iterator[keras.Model]:
     """Gives a tf_keras model in its shell, with classes of the caller's own known; any other model as it is."""
     model = shell(model) if is_tf_keras(model) else model
-    with keras.saving.custom_object_scope(own_objects(model)):
+    with own_classes_known(model):
         yield model
 
 
@@ -64,38 +65,65 @@ def quantize(
     verbose: int,
     callbacks: Sequence[Any],
 ) -> Any:
-    """`bigmodel.quantize` of a tf_keras model: quantization-aware training by the toolkit.
+    """`bigmodel.quantize` of a tf_keras model: the toolkit's training, or for float activations weights on a grid.
 
     Raises:
-        ArgumentError: Post-training quantization is ordered, of which a tf_keras model can't hold the result.
+        ArgumentError: A tf_keras model can't hold what is ordered: untrained ranges, or which weights stay float.
     """
-    if config.method == "post_training":
+    weights_alone = config.activations == "float" and config.method != "aware"
+    if config.method == "post_training" and not weights_alone:
         raise ArgumentError(
             "A tf_keras model can't hold a post-training quantization.",
             received="method='post_training' for a tf_keras model",
-            expected="method 'auto' or 'aware', which both train",
+            expected="method 'auto' or 'aware', which both train, or activations 'float'",
             fix="Pass the float model to bm.export_litert(model, path, format='static_int8', data=x).",
+        )
+    if weights_alone and config.where is not None:
+        raise ArgumentError(
+            "A tf_keras model can't hold which of its weights stay float.",
+            received="`where` with activations='float' for a tf_keras model",
+            expected="all layers",
+            fix="Pass the config to bm.compress_and_tune(model, data, quantize=config), which writes the file.",
         )
     check_call(shell(model), seed=seed, verbose=verbose, callbacks=keras3_callbacks(model, callbacks))
     with entered(model) as inside:
         ready = prepare(inside, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
-        made, _ = quantize_aware(
-            ready.model, ready.data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks
-        )
+        if weights_alone:
+            check_orders(inside, config)
+            made = round_weights(ready.model)
+        else:
+            made, _ = quantize_aware(
+                ready.model, ready.data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks
+            )
     return compile_as(network_in(made), model)
 
 
 def export_litert(
     model: Any, path: str | os.PathLike[str], *, format: str | None, data: Any, io: str, timeout_s: float
 ) -> Path:
-    """`bigmodel.export_litert` of a tf_keras model: a float one, or one with the toolkit's fake quantization."""
-    trained = is_aware(model)
-    wanted = format_named(format or ("static_int8" if trained else "float32"))
+    """`bigmodel.export_litert` of a tf_keras model: a float one, or one from `quantize`."""
     with entered(model) as inside:
+        trained = is_aware(model)
+        wanted = format_named(format or _simulated(model))
+        check_io(io, wanted)
         if not wanted.quantized and not trained:
             return _float_file(inside, Path(path), wanted, timeout_s)
+        if wanted.name == "weight_only_int8" and not trained:
+            (written,) = deploy_weights(round_weights(inside), [(wanted, path)], timeout_s=timeout_s)
+            return _path_of(written)
         samples = None if trained or wanted.activations != "static" else _calibration(inside, data)
         (written,) = deploy(inside, [(wanted, path)], samples, io=io, timeout_s=timeout_s)
+    return _path_of(written)
+
+
+def _simulated(network: Any) -> str:
+    """The format whose file computes as the network does."""
+    if is_aware(network):
+        return "static_int8"
+    return "weight_only_int8" if lies_on_grids(network) else "float32"
+
+
+def _path_of(written: Written | ConversionError) -> Path:
     if isinstance(written, ConversionError):
         raise written
     return written.path

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "check_path": "bigmodel.export.float",
     "export_float": "bigmodel.export.float",
     "export_floats": "bigmodel.export.float",
     "first_run": "bigmodel.export.trial",
@@ -16,11 +17,11 @@ _HOMES = {
     "run_child": "bigmodel.export.child",
 }
 
-__all__ = ["export_float", "export_floats", "first_run", "run_batch", "run_child"]
+__all__ = ["check_path", "export_float", "export_floats", "first_run", "run_batch", "run_child"]
 
 if TYPE_CHECKING:
     from bigmodel.export.child import run_batch, run_child
-    from bigmodel.export.float import export_float, export_floats
+    from bigmodel.export.float import check_path, export_float, export_floats
     from bigmodel.export.trial import first_run
 
 

@@ -58,7 +58,7 @@ def export_floats(
     Raises:
         ArgumentError: A path can't be used.
     """
-    paths = [_checked(path) for _, path in models]
+    paths = [check_path(path) for _, path in models]
     results: list[Path | ConversionError | ModelError] = list(paths)
     jobs, places = [], []
     with tempfile.TemporaryDirectory(prefix="bigmodel-export-") as folder:
@@ -78,7 +78,12 @@ def export_floats(
     return results
 
 
-def _checked(path: str | os.PathLike[str]) -> Path:
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a .tflite file to write.
+
+    Raises:
+        ArgumentError: It has another suffix, or its folder does not exist.
+    """
     target = Path(path)
     if target.suffix != ".tflite" or not target.parent.is_dir():
         raise ArgumentError(

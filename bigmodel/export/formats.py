@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bigmodel.errors import ArgumentError
+from bigmodel.errors import ArgumentError, describe
 
 Activations = Literal["float", "dynamic", "static"]
 
@@ -96,6 +96,27 @@ def format_of(bits: int | Literal["mixed"], activations: Activations, activation
         expected="one of " + ", ".join(FORMATS),
         fix="Use 8 bits with static activations, or dynamic activations with fewer bits.",
     )
+
+
+def check_io(io: str, format_: Format) -> None:
+    """Checks that files of a format can take their inputs and give their outputs so.
+
+    Args:
+        io: "float" or "int8".
+        format_: The format.
+
+    Raises:
+        ArgumentError: They can't.
+    """
+    if io not in ("float", "int8") or (
+        io == "int8" and (format_.activations, format_.activation_bits) != ("static", 8)
+    ):
+        raise ArgumentError(
+            "io can't be used.",
+            received=f"io={describe(io)} with format {format_.name!r}",
+            expected="'float', or 'int8' with format 'static_int8'",
+            fix="Pass format='static_int8' with io='int8', or leave io out.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

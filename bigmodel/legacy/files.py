@@ -1,4 +1,4 @@
-"""A shell -> quantized .tflite files, by TensorFlow's converter in a child process."""
+"""A shell -> quantized .tflite files: by TensorFlow's converter in a child process, or of its weights alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from bigmodel.config import Where
 from bigmodel.errors import ConversionError
-from bigmodel.export import run_batch, saved_model
+from bigmodel.export import export_float, run_batch, saved_model
 from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, Written
+from bigmodel.export.quantized import write_files
+from bigmodel.legacy.grids import grids
 from bigmodel.legacy.quantization import is_aware
 from bigmodel.legacy.shell import network_in
 
@@ -68,6 +71,33 @@ def deploy(
     ]
 
 
+def deploy_weights(
+    model: keras.Model,
+    orders: Sequence[tuple[Format, str | os.PathLike[str]]],
+    where: Where | None = None,
+    *,
+    timeout_s: float = 300,
+) -> list[Written | ConversionError]:
+    """Writes files of 8-bit weights that compute in float. The model is not changed.
+
+    Args:
+        model: A shell from `round_weights`: its weights are those of the file.
+        orders: Format and path of each file.
+        where: Which layers, as for `round_weights`.
+        timeout_s: Seconds for each conversion.
+
+    Returns:
+        For each order the file, or the error that says why there is none.
+
+    Raises:
+        ConversionError: The float file that all are made from could not be written.
+        ModelError: The model can't be traced.
+    """
+    with tempfile.TemporaryDirectory(prefix="bigmodel-legacy-") as folder:
+        source = export_float(model, Path(folder, "float.tflite"), timeout_s=timeout_s)
+        return write_files(source, orders, grids=grids(network_in(model), where), timeout_s=timeout_s)
+
+
 def _save(calibration: Any, path: Path) -> Path:
     leaves = [np.asarray(leaf)[:_CALIBRATION_SAMPLES] for leaf in keras.tree.flatten(calibration)]
     np.savez(path, **{f"input_{i}": leaf for i, leaf in enumerate(leaves)})  # type: ignore[arg-type]
@@ -82,12 +112,12 @@ def _written(answer: Any, format_: Format, path: Path) -> Written | ConversionEr
 
 
 def _refusal(format_: Format, trained: bool) -> ConversionError | None:
-    possible = ("static_int8",) if trained else ("dynamic_int8", "static_int8")
-    if format_.name in possible:
+    possible = ["'static_int8'"] if trained else ["'dynamic_int8'", "'static_int8'"]
+    if repr(format_.name) in possible:
         return None
     return ConversionError(
         "This file can't be made of a tf_keras model" + (" trained by the toolkit." if trained else "."),
         received=f"format {format_.name!r}",
-        expected=" or ".join(map(repr, possible)),
+        expected=", ".join(possible if trained else ["'float32'", "'float16'", "'weight_only_int8'", *possible]),
         fix="Move the model to Keras 3 first: bm.from_legacy(model).",
     )

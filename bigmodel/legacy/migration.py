@@ -69,6 +69,13 @@ def _model_of(model_or_path: Any) -> Any:
             fix="A Keras 3 model is one already; it needs no translation.",
         )
     path, keras2 = Path(model_or_path), load_tf_keras()
+    if not path.exists():
+        raise ModelError(
+            "The file can't be read by tf_keras.",
+            received=f"{path}: there is no such file",
+            expected="an .h5 or .keras file or a SavedModel that Keras 2 wrote",
+            fix="Check the path.",
+        )
     try:
         return keras2.models.load_model(path)
     except Exception as error:  # tf_keras raises whatever its readers of three formats raise

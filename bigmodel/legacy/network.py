@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -57,6 +58,31 @@ def check_precision(model: Any) -> None:
         )
 
 
+def check_configs(model: Any) -> None:
+    """Checks that every layer of a tf_keras model can be made again, which is how the steps make a new model.
+
+    Raises:
+        ModelError: One can't; the error names it.
+    """
+    for layer in all_layers(model):
+        try:
+            type(layer).from_config(layer.get_config())
+        except Exception as error:  # of the caller's own code
+            raise ModelError(
+                "A layer of this tf_keras model can't be made again.",
+                received=f"{layer.name!r} ({type(layer).__name__}): {' '.join(str(error).split())[:200]}",
+                expected="a layer whose from_config takes what its get_config gives",
+                fix=f"Write {type(layer).__name__}.get_config() with all arguments of __init__, or replace the layer.",
+            ) from error
+
+
+def own_classes(model: Any) -> dict[str, Any]:
+    """Returns the classes in a tf_keras model that are the caller's own, by name."""
+    foreign = ("tf_keras", "tensorflow_model_optimization")
+    kinds = [type(part) for part in model._flatten_layers()]
+    return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] not in foreign}
+
+
 def is_network(layer: Any) -> bool:
     """Says whether a layer is itself a graph of layers."""
     return bool(getattr(layer, "_is_graph_network", False))
@@ -100,3 +126,11 @@ def all_layers(model: Any) -> Iterator[Any]:
             yield from all_layers(layer)
         else:
             yield layer
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Returns a name that is not taken, with a number behind it where it has to be, and takes it."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    free = next(n for n in itertools.chain([name], numbered) if n not in taken)
+    taken.add(free)
+    return free

@@ -10,7 +10,7 @@ import numpy as np
 from bigmodel.config import PruneConfig
 from bigmodel.errors import ArgumentError, ModelError
 from bigmodel.legacy.loading import load_tf_keras, load_toolkit
-from bigmodel.legacy.network import all_layers, is_network
+from bigmodel.legacy.network import all_layers, check_configs, is_network
 
 _LEAST_UPDATES = 10
 """A schedule has at least so many updates of the masks, also when a fit is shorter than `frequency` allows."""
@@ -19,8 +19,13 @@ _RAMP = 0.5
 
 
 def copy(network: Any, replace: Callable[[Any], Any] | None = None) -> Any:
-    """Returns a tf_keras network made again, with the same weights, layers replaced where `replace` gives another."""
+    """Returns a tf_keras network made again, with the same weights, layers replaced where `replace` gives another.
+
+    Raises:
+        ModelError: A layer can't be made again.
+    """
     keras2 = load_tf_keras()
+    check_configs(network)
     made = keras2.models.clone_model(network)
     made.set_weights(network.get_weights())
     if replace is None:

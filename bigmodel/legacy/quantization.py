@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +12,7 @@ import keras
 from bigmodel.config import QuantizeConfig
 from bigmodel.errors import ArgumentError, ModelError
 from bigmodel.legacy.loading import load_tf_keras, load_toolkit
-from bigmodel.legacy.network import is_network, replay
+from bigmodel.legacy.network import all_layers, check_configs, free_name, is_network, own_classes, replay
 from bigmodel.legacy.pruning import has_zeros, shares_values
 
 Skips = list[dict[str, str]]
@@ -48,10 +48,26 @@ def check_quantization(config: QuantizeConfig) -> None:
             raise ModelError(
                 "tf_keras models are not quantized so.",
                 received=f"QuantizeConfig({name}={value!r}) for a tf_keras model",
-                expected="what tensorflow-model-optimization does: 8 bits with static activations; or the converter's "
-                "post-training formats of 8 bits",
+                expected="8 bits: the toolkit's static activations, the converter's post-training formats, or weights "
+                "alone",
                 fix="Move the model to Keras 3 first: bm.from_legacy(model).",
             )
+
+
+def check_post_training(config: QuantizeConfig) -> None:
+    """Checks that a config's `where` can be kept: TensorFlow's converter quantizes all layers.
+
+    Raises:
+        ArgumentError: It can't.
+    """
+    trains = config.method == "auto" and config.activations == "static"
+    if config.where is not None and config.activations in ("dynamic", "static") and not trains:
+        raise ArgumentError(
+            "The converter quantizes all layers of a tf_keras model.",
+            received=f"`where` with method={config.method!r}, activations={config.activations!r}",
+            expected="method 'aware', or activations 'float', where layers are chosen",
+            fix="Pass one of these, or move the model to Keras 3 first: bm.from_legacy(model).",
+        )
 
 
 def check_aware(config: QuantizeConfig) -> None:
@@ -65,7 +81,8 @@ def check_aware(config: QuantizeConfig) -> None:
             "The toolkit trains static activations only.",
             received=f"QuantizeConfig(method={config.method!r}, activations={config.activations!r})",
             expected="activations 'static' or 'auto' for a tf_keras model",
-            fix="Pass activations='static', or move the model to Keras 3 first: bm.from_legacy(model).",
+            fix="Pass activations='static', or activations='float' with method='post_training', or move the model to "
+            "Keras 3 first: bm.from_legacy(model).",
         )
 
 
@@ -77,8 +94,9 @@ def aware(network: Any, config: QuantizeConfig) -> Aware:
         config: Which layers.
 
     Raises:
-        ModelError: The toolkit refuses every layer.
+        ModelError: The toolkit refuses every layer, or one can't be made again with its name.
     """
+    _check_names(network)
     flat = flattened(network)
     names, skipped = _supported(flat, config)
     while names:
@@ -102,6 +120,20 @@ def aware(network: Any, config: QuantizeConfig) -> Aware:
         expected="a layer that tensorflow-model-optimization quantizes and `where` chooses",
         fix="Check `where`, or move the model to Keras 3 first: bm.from_legacy(model).",
     )
+
+
+def _check_names(network: Any) -> None:
+    """Checks that layers keep their names when they are made again: the toolkit finds them by these."""
+    check_configs(network)
+    nameless = [layer for layer in all_layers(network) if layer.get_config().get("name") != layer.name]
+    if nameless:
+        kind = type(nameless[0]).__name__
+        raise ModelError(
+            "A layer of this tf_keras model loses its name when it is made again.",
+            received="get_config() without 'name' of " + ", ".join(repr(layer.name) for layer in nameless),
+            expected="a layer whose get_config() and __init__ take the arguments of tf_keras.layers.Layer too",
+            fix=f"Begin {kind}.get_config() with super().get_config(), and hand **kwargs on in {kind}.__init__.",
+        )
 
 
 def _supported(network: Any, config: QuantizeConfig) -> tuple[list[str], Skips]:
@@ -137,7 +169,7 @@ def applied(flat: Any, names: list[str], scheme: Any = None) -> Any:
 
     annotated = keras2.models.clone_model(flat, clone_function=annotate)
     annotated.set_weights(flat.get_weights())
-    with toolkit.quantize_scope():
+    with toolkit.quantize_scope(), keras2.utils.custom_object_scope(own_classes(flat)):
         return toolkit.quantize_apply(annotated, **({} if scheme is None else {"scheme": scheme}))
 
 
@@ -168,8 +200,7 @@ def _ranged(flat: Any, names: list[str]) -> tuple[Any, list[str]]:
         if producer is None or producer.name in (*names, *flat.input_names) or not value.dtype.is_floating:
             return value
         if id(value) not in identities:
-            name = next(n for n in _names(f"{producer.name}_range") if n not in taken)
-            taken.add(name)
+            name = free_name(f"{producer.name}_range", taken)
             made.append(name)
             identities[id(value)] = keras2.layers.Activation("linear", name=name)(value)
         return identities[id(value)]
@@ -256,8 +287,7 @@ def flattened(network: Any) -> Any:
         if is_network(layer):
             return replay(layer, _leaves(args[0]), call)
         if id(layer) not in made_of:
-            name = next(n for n in _names(layer.name) if n not in taken)
-            taken.add(name)
+            name = free_name(layer.name, taken)
             made_of[id(layer)] = (layer, type(layer).from_config({**layer.get_config(), "name": name}))
         return made_of[id(layer)][1](*args, **kwargs)
 
@@ -291,14 +321,6 @@ def _packed(structure: Any, leaves: list[Any]) -> Any:
     import tensorflow as tf
 
     return tf.nest.pack_sequence_as(structure, leaves)
-
-
-def _names(name: str) -> Iterator[str]:
-    yield name
-    number = 1
-    while True:
-        yield f"{name}_{number}"
-        number += 1
 
 
 def config_of(network: Any, recipe: Mapping[str, Any] | None) -> dict[str, Any]:

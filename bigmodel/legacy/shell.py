@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from bigmodel.legacy.compilation import settings_of
 from bigmodel.legacy.layer import TfKeras, plain
-from bigmodel.legacy.network import check_graph, check_precision
+from bigmodel.legacy.loading import load_tf_keras
+from bigmodel.legacy.network import check_graph, check_precision, own_classes
 
 
 def shell(network: Any, *, recipe: Mapping[str, Any] | None = None, like: keras.Model | None = None) -> keras.Model:
@@ -64,9 +66,16 @@ def network_in(model: keras.Model) -> Any:
     return model if layer is None else layer.network
 
 
+@contextlib.contextmanager
+def own_classes_known(model: keras.Model) -> Iterator[None]:
+    """While it lasts, both Keras find the caller's own classes in the network of a shell."""
+    own = own_objects(model)
+    scope = load_tf_keras().utils.custom_object_scope(own) if own else contextlib.nullcontext()
+    with keras.saving.custom_object_scope(own), scope:
+        yield
+
+
 def own_objects(model: keras.Model) -> dict[str, Any]:
     """Returns the classes in the network of a shell that are the caller's own, by name; nothing of any other model."""
     layer = layer_in(model)
-    kinds = [] if layer is None else [type(part) for part in layer.network._flatten_layers()]
-    foreign = ("tf_keras", "tensorflow_model_optimization")
-    return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] not in foreign}
+    return {} if layer is None else own_classes(layer.network)

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from bigmodel.config import ClusterConfig, PruneConfig, QuantizeConfig, TrainConfig
+from bigmodel.config import ClusterConfig, PruneConfig, QuantizeConfig, TrainConfig, Where
 from bigmodel.data import Data
-from bigmodel.legacy import pruning, quantization
+from bigmodel.legacy import grids, pruning, quantization
 from bigmodel.legacy.shell import network_in, shell
 from bigmodel.legacy.training import fit
 
@@ -123,9 +123,23 @@ def check_orders(model: keras.Model, config: QuantizeConfig) -> None:
         ModelError: They can't quantize so, or the toolkit refuses every layer.
     """
     quantization.check_quantization(config)
+    if config.method != "aware":
+        quantization.check_post_training(config)
+        if config.activations == "float":
+            grids.check_weights(network_in(model), config.where)
     if config.method == "aware":
         quantization.check_aware(config)
         quantization.aware(network_in(model), config)
+
+
+def round_weights(model: keras.Model, where: Where | None = None) -> keras.Model:
+    """Puts the weights on 8-bit grids without training: the network as its weight-only file computes.
+
+    Args:
+        model: A shell of a float network; it is not changed.
+        where: Which layers; `None`: all that have a grid in the file.
+    """
+    return shell(grids.rounded(network_in(model), where), like=model)
 
 
 def quantize_aware(

@@ -21,6 +21,28 @@ from bigmodel.training import peak_learning_rate
 from bigmodel.training.rates import cosine_by_epoch
 
 
+def check_training(config: TrainConfig, epochs: int) -> None:
+    """Checks that a config can be kept by tf_keras and its toolkit.
+
+    Raises:
+        ArgumentError: It asks for reduced precision, a strategy, or no epochs.
+    """
+    if config.strategy is not None or config.precision not in ("auto", "float32"):
+        raise ArgumentError(
+            "A tf_keras model can't be trained so.",
+            received=f"precision={config.precision!r}, strategy={config.strategy!r}",
+            expected="precision 'auto' or 'float32', no strategy",
+            fix="Leave both out, or move the model to Keras 3 with bm.from_legacy(model).",
+        )
+    if epochs == 0:
+        raise ArgumentError(
+            "The toolkit prunes and quantizes while it trains.",
+            received="TrainConfig(epochs=0) for a tf_keras model",
+            expected="at least one epoch",
+            fix="Pass train=bm.TrainConfig(epochs=5), or move the model to Keras 3 first: bm.from_legacy(model).",
+        )
+
+
 def fit(
     network: Any,
     like: keras.Model,
@@ -50,15 +72,9 @@ def fit(
         verbose: As in Keras' `fit`.
 
     Raises:
-        ArgumentError: The config asks for reduced precision or a strategy.
+        ArgumentError: The config can't be kept.
     """
-    if config.strategy is not None or config.precision not in ("auto", "float32"):
-        raise ArgumentError(
-            "A tf_keras model can't be trained so.",
-            received=f"precision={config.precision!r}, strategy={config.strategy!r}",
-            expected="precision 'auto' or 'float32', no strategy",
-            fix="Leave both out, or move the model to Keras 3 with bm.from_legacy(model).",
-        )
+    check_training(config, epochs)
     keras2 = load_tf_keras()
     peak = None if share is None else config.learning_rate or share * peak_learning_rate(like)
     network.compile(**training_settings(like, learning_rate=peak))

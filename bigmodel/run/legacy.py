@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from bigmodel.config import Config, PruneConfig, QuantizeConfig
-from bigmodel.errors import ArgumentError, ModelError
+from bigmodel.config import Config, PruneConfig, QuantizeConfig, Where
+from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.export.formats import FORMATS, Format
-from bigmodel.legacy.files import deploy
+from bigmodel.legacy.files import deploy, deploy_weights
 from bigmodel.legacy.pruning import check_pruning, left_dense
+from bigmodel.legacy.quantization import is_aware
 from bigmodel.legacy.shell import network_in
-from bigmodel.legacy.steps import check_orders, pretrain_model, prune_model, quantize_aware
+from bigmodel.legacy.steps import check_orders, pretrain_model, prune_model, quantize_aware, round_weights
+from bigmodel.legacy.training import check_training
+from bigmodel.quantization import Deployed
 from bigmodel.run.base import BaseRun, simulated_by
 from bigmodel.run.candidates import Figures
+from bigmodel.run.competition import Order
 
 
 class LegacyRun(BaseRun):
@@ -47,6 +52,8 @@ class LegacyRun(BaseRun):
 
     def _possible_orders(self) -> dict[QuantizeConfig, Sequence[Format]]:
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
+        train = self.plan.train
+        check_training(train, train.epochs if self.plan.prunes else 1)
         for pruning in self.plan.prunes:
             check_pruning(pruning)
         configs: dict[QuantizeConfig, Sequence[Format]] = {}
@@ -57,9 +64,7 @@ class LegacyRun(BaseRun):
             except (ModelError, ArgumentError) as error:
                 if isinstance(self.plan.quantize, QuantizeConfig):
                     raise
-                self._skip(
-                    [{"layer": self.model.name, "step": "quantize", "reason": f"{error.problem} {error.received}"}]
-                )
+                self._skip([_refused(self.model, error)])
         return configs
 
     # --- steps that train: done once, kept as a model file -------------------------------------------------------
@@ -100,13 +105,33 @@ class LegacyRun(BaseRun):
         self, network: keras.Model, config: QuantizeConfig, formats: Sequence[Format], done: tuple[str, ...]
     ) -> None:
         rows: list[Figures] = []
-        if config.method != "aware":
-            rows = self._entered(network, formats, done)
+        weights = [f for f in formats if f.activations == "float" and not is_aware(network_in(network))]
+        others = [format_ for format_ in formats if format_ not in weights]
+        if config.method != "aware" and weights:
+            rows += self.competition.enter(done, weights, partial(self._weight_files, network, where=config.where))
+        if config.method != "aware" and others and config.where is None:  # the converter quantizes all layers
+            rows += self._entered(network, others, done)
         static = [format_ for format_ in formats if format_.activations == "static"]
-        if config.method != "post_training" and static and not any(self._within(row) for row in rows):
-            self._entered(self._aware(network, config, done), static, (*done, "aware"))
+        trains = config.method != "post_training" and self.plan.train.epochs > 0
+        if trains and static and not any(self._within(row) for row in rows):
+            try:
+                made = self._aware(network, config, done)
+            except ModelError as error:  # an order of training was checked before anything ran
+                self._skip([_refused(self.model, error)])
+            else:
+                self._entered(made, static, (*done, "aware"))
 
     def _entered(self, model: keras.Model, formats: Sequence[Format], done: tuple[str, ...]) -> list[Figures]:
         assert self.data.calibration is not None
         samples, _, _ = self.data.calibration.arrays()
         return self.competition.enter(done, formats, lambda orders: simulated_by(model, deploy(model, orders, samples)))
+
+    def _weight_files(
+        self, network: keras.Model, orders: Sequence[Order], where: Where | None
+    ) -> list[Deployed | ConversionError]:
+        rounded = round_weights(network, where)
+        return simulated_by(rounded, deploy_weights(rounded, orders, where))
+
+
+def _refused(model: keras.Model, error: ModelError | ArgumentError) -> Figures:
+    return {"layer": model.name, "step": "quantize", "reason": f"{error.problem} {error.received}"}

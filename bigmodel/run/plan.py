@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -199,15 +200,15 @@ def name_of(value: Any) -> str:
 
 
 def check_call(model: Any, *, seed: Any, verbose: Any, callbacks: Any) -> None:
-    """Checks the arguments of `compress_and_tune` that are no orders.
+    """Checks the arguments of the verbs that are no orders.
 
     Raises:
         ArgumentError: The seed is negative.
         ArgumentTypeError: One is of a type that can't be used.
         ModelError: The model has no weights yet.
     """
+    check_model(model)
     for name, value, kind, what in (
-        ("model", model, keras.Model, "a Keras 3 model"),
         ("seed", seed, int, "a whole number"),
         ("verbose", verbose, int, "0, 1 or 2"),
         ("callbacks", callbacks, Sequence, "a list of Keras callbacks"),
@@ -226,6 +227,25 @@ def check_call(model: Any, *, seed: Any, verbose: Any, callbacks: Any) -> None:
         )
     if seed < 0:
         raise ArgumentError("seed can't be used.", received=describe(seed), expected="0 or more", fix="Pass seed=0.")
+
+
+def check_model(model: Any) -> None:
+    """Checks that a model is one of Keras 3, with weights.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+        ModelError: It has no weights yet.
+    """
+    if not isinstance(model, keras.Model):
+        is_path = isinstance(model, (str, os.PathLike))
+        raise ArgumentTypeError(
+            "model can't be used.",
+            received=describe(model),
+            expected="a Keras 3 model, or one of tf_keras",
+            fix="Load it: keras.models.load_model(path), or bm.from_legacy(path) if Keras 2 wrote it."
+            if is_path
+            else "Pass a model that keras.Sequential or keras.Model made.",
+        )
     if not model.built:
         raise ModelError(
             "The model has no weights yet.",

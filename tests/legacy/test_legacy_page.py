@@ -10,4 +10,4 @@ def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, ca
     exec(compile(code, "docs/legacy.md", "exec"), {"__name__": "page"})
     said = [float(number) for number in re.findall(r"print\(.*# ([\d.]+)$", code, re.MULTILINE)]
     printed = [round(float(line), 2) for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[\d.]+", line)]
-    assert printed == said and len(said) == 4
+    assert printed == said and len(said) == 5

@@ -94,5 +94,5 @@ def test_a_finished_run_is_read_back_and_no_step_is_repeated(network, digits, re
 def test_everything_left_open_makes_the_float_and_8_bit_files_that_there_are(network, digits):
     result = bm.compress_and_tune(network, digits, verbose=0)
     made = {row["name"] for row in result.report.candidates if row["status"] != "failed"}
-    assert made == {"float32", "float16", "dynamic_int8", "static_int8"}
+    assert made == {"float32", "float16", "weight_only_int8", "dynamic_int8", "static_int8"}
     assert result.report.target_met

@@ -115,7 +115,7 @@ def test_clusters_share_values_keep_zeros_and_survive_aware_training(pruned, dig
 
 def test_formats_of_a_float_network(network, digits, tmp_path):
     inside, (x, _) = shell(network), digits.train
-    names = ("dynamic_int8", "static_int8", "weight_only_int8")
+    names = ("dynamic_int8", "static_int8", "dynamic_int4")
     orders = [(FORMATS[name], tmp_path / f"{name}.tflite") for name in names]
     *files, refused = deploy(inside, orders, x[:200])
     assert isinstance(refused, ConversionError)
