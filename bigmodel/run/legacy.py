@@ -109,8 +109,11 @@ class LegacyRun(BaseRun):
         others = [format_ for format_ in formats if format_ not in weights]
         if config.method != "aware" and weights:
             rows += self.competition.enter(done, weights, partial(self._weight_files, network, where=config.where))
-        if config.method != "aware" and others and config.where is None:  # the converter quantizes all layers
+        if config.method != "aware" and others and config.where is None:
             rows += self._entered(network, others, done)
+        elif config.method != "aware" and others:
+            reason = "the converter quantizes all layers: with `where` only weight-only and trained files are made"
+            self._skip([{"layer": self.model.name, "step": "quantize", "reason": reason}])
         static = [format_ for format_ in formats if format_.activations == "static"]
         trains = config.method != "post_training" and self.plan.train.epochs > 0
         if trains and static and not any(self._within(row) for row in rows):

@@ -7,8 +7,7 @@ import pytest
 import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
-from conftest import TRAIN
-from legacy_networks import chain, randomised
+from legacy_networks import TRAIN, chain, randomised
 from tf_keras import Input, Model, layers
 
 import bigmodel as bm
@@ -111,13 +110,13 @@ def test_a_network_from_quantize_becomes_its_file_also_after_it_was_saved(pruned
 
 
 def test_a_run_makes_the_file_and_where_chooses_its_layers(network, digits):
-    config = bm.QuantizeConfig(activations="float", where=lambda layer: layer.name != "head")
+    config = bm.QuantizeConfig(method="post_training", where=lambda layer: layer.name != "head")
     result = bm.compress_and_tune(
         network, digits, quantize=config, prune=None, augment=None, tune=None, train=TRAIN, verbose=0
     )
     final = result.report.final
     assert final["format"] == "weight_only_int8" and final["agreement"] == 1.0
-    assert not result.report.steps
+    assert not result.report.steps and "the converter quantizes all layers" in result.report.skipped[0]["reason"]
     assert sorted(codes.size for codes in int8_weights(result.litert_path)) == [8 * 9, 128 * 32]
     x, _ = digits.test
     np.testing.assert_allclose(
@@ -128,7 +127,8 @@ def test_a_run_makes_the_file_and_where_chooses_its_layers(network, digits):
 
 
 def test_without_orders_of_bits_the_storage_may_still_be_integers(network, digits):
-    result = bm.compress_and_tune(network, digits, quantize=None, prune=None, augment=None, tune=None, verbose=0)
+    orders = {"quantize": None, "prune": None, "augment": None, "tune": None, "target": bm.Target(optimize="size")}
+    result = bm.compress_and_tune(network, digits, verbose=0, **orders)
     assert {row["name"] for row in result.report.candidates if row["status"] != "failed"} == {
         "float32",
         "float16",
