@@ -20,6 +20,7 @@ from bigmodel.legacy.compilation import compile_as
 from bigmodel.legacy.files import deploy, deploy_weights
 from bigmodel.legacy.grids import lies_on_grids
 from bigmodel.legacy.loading import is_tf_keras
+from bigmodel.legacy.network import check_configs
 from bigmodel.legacy.quantization import is_aware
 from bigmodel.legacy.shell import network_in, own_classes_known, shell
 from bigmodel.legacy.steps import check_orders, prune_model, quantize_aware, round_weights
@@ -48,6 +49,7 @@ def prune(
     """`bigmodel.prune` of a tf_keras model; a new tf_keras model, compiled like the caller's."""
     check_call(shell(model), seed=seed, verbose=verbose, callbacks=keras3_callbacks(model, callbacks))
     with entered(model) as inside:
+        check_configs(model)
         ready = prepare(inside, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
         made = prune_model(
             ready.model, ready.data, config, train=train, seed=seed, verbose=verbose, callbacks=callbacks
@@ -87,6 +89,7 @@ def quantize(
         )
     check_call(shell(model), seed=seed, verbose=verbose, callbacks=keras3_callbacks(model, callbacks))
     with entered(model) as inside:
+        check_configs(model)
         ready = prepare(inside, data, seed=seed, test_fraction=0, batch_size=train.batch_size)
         if weights_alone:
             check_orders(inside, config)

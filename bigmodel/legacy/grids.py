@@ -10,7 +10,7 @@ import numpy as np
 from bigmodel.config import Where
 from bigmodel.errors import ModelError
 from bigmodel.export.formats import Grid
-from bigmodel.legacy.network import all_layers, free_name
+from bigmodel.legacy.network import all_layers, check_configs, free_name
 from bigmodel.legacy.pruning import copy
 
 _LARGEST_CODE = 127
@@ -67,11 +67,12 @@ class _Weight(NamedTuple):
 
 
 def check_weights(network: Any, where: Where | None) -> None:
-    """Checks that a network has a weight for integers.
+    """Checks that a network has a weight for integers and can be made again with it.
 
     Raises:
-        ModelError: It has none that `where` chooses.
+        ModelError: It has none that `where` chooses, or can't be made again.
     """
+    check_configs(network)
     if next(_weights(network, where), None) is None:
         raise ModelError(
             "The model has no layer to quantize.",

@@ -13,6 +13,7 @@ from bigmodel.config import Config, PruneConfig, QuantizeConfig, Where
 from bigmodel.errors import ArgumentError, ConversionError, ModelError
 from bigmodel.export.formats import FORMATS, Format
 from bigmodel.legacy.files import deploy, deploy_weights
+from bigmodel.legacy.network import check_configs
 from bigmodel.legacy.pruning import check_pruning, left_dense
 from bigmodel.legacy.quantization import is_aware
 from bigmodel.legacy.shell import network_in
@@ -54,6 +55,8 @@ class LegacyRun(BaseRun):
         """Fails before anything is trained if an order can't be carried out; what was left open is done if it can."""
         train = self.plan.train
         check_training(train, train.epochs if self.plan.prunes else 1)
+        if self.plan.prunes or train.pretrain_epochs:
+            check_configs(network_in(self.model))
         for pruning in self.plan.prunes:
             check_pruning(pruning)
         configs: dict[QuantizeConfig, Sequence[Format]] = {}
@@ -132,7 +135,12 @@ class LegacyRun(BaseRun):
     def _weight_files(
         self, network: keras.Model, orders: Sequence[Order], where: Where | None
     ) -> list[Deployed | ConversionError]:
-        rounded = round_weights(network, where)
+        try:
+            rounded = round_weights(network, where)
+        except ModelError as error:  # where it was ordered, it was checked before anything ran
+            raise ConversionError(
+                error.problem, received=error.received, expected=error.expected, fix=error.fix
+            ) from error
         return simulated_by(rounded, deploy_weights(rounded, orders, where))
 
 

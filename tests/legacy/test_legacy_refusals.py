@@ -58,6 +58,18 @@ def test_a_layer_that_can_not_be_made_again_is_named(make, call, says, digits):
         call(around(make()), digits)
 
 
+def test_a_run_leaves_out_what_needs_the_layer_again(digits):
+    model = around(Lost(2.0))
+    model.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    open_ = {"prune": None, "augment": None, "tune": None, "verbose": 0}
+    with pytest.raises(ModelError, match="'lost"):
+        bm.compress_and_tune(model, digits, **{**open_, "prune": 0.5})
+    result = bm.compress_and_tune(model, digits, train=bm.TrainConfig(epochs=1), **open_)
+    (failed,) = [row for row in result.report.candidates if row["status"] == "failed"]
+    assert failed["format"] == "weight_only_int8" and "can't be made again" in failed["reason"]
+    assert {"float16", "dynamic_int8"} < {row["format"] for row in result.report.candidates}
+
+
 @pytest.mark.parametrize(
     "call",
     [
