@@ -152,7 +152,8 @@ class BudgetOracle(engine.oracle.Oracle):
 
     Short trainings part the shares on a geometric ladder into those that hold and those that do not; each rung leaves
     1/sqrt(2) of the one above. A longer training usually saves a rung or two: the one below the smallest that held is
-    trained for longer, and from there on downwards until one does not hold, or upwards until one does.
+    trained for longer, and from there on downwards until one does not hold, or upwards until one does. At last the
+    middle between the smallest that held and the one below is tried.
 
     Args:
         clock: Says when the time is up.
@@ -184,34 +185,50 @@ class BudgetOracle(engine.oracle.Oracle):
         proposal = self._next() if self.clock.may_start(trial_id) else None
         if proposal is None:
             return dict(_STOPPED)
-        rung, epochs = proposal
-        return {"status": "RUNNING", "values": {**self.fixed, "channels": self.ladder[rung], "epochs": epochs}}
+        share, epochs = proposal
+        return {"status": "RUNNING", "values": {**self.fixed, "channels": share, "epochs": epochs}}
 
-    def _next(self) -> tuple[int, int] | None:
-        """The rung and the epochs of the next trial; `None`: done."""
+    def _next(self) -> tuple[float, int] | None:
+        """The share and the epochs of the next trial; `None`: done."""
         short, long = self._held(self.epochs), self._held(self.epochs * self.longer)
-        low = max((rung for rung, holds in short.items() if holds), default=-1)  # the smallest network that held
-        high = min((rung for rung, holds in short.items() if not holds), default=len(self.ladder))
+        low = max((rung for rung, holds in self._rungs(short).items() if holds), default=-1)  # the smallest that held
+        high = min((rung for rung, holds in self._rungs(short).items() if not holds), default=len(self.ladder))
         high = max(high, low + 1)
         if not long and high - low > 1:
-            return (low + high) // 2, self.epochs
-        start = min(low + 1, len(self.ladder) - 1)
+            return self.ladder[(low + high) // 2], self.epochs
+        rung = self._longer_at(low, self._rungs(long))
+        share = self._between(short, long) if rung is None else self.ladder[rung]
+        return None if share is None else (share, self.epochs * self.longer)
+
+    def _longer_at(self, low: int, long: Mapping[int, bool]) -> int | None:
+        """The rung of the next long training; `None` where the way has ended."""
         rungs = sorted(long)
         if not rungs:
-            return start, self.epochs * self.longer
-        if not all(long.values()):  # the way down ended, or the first rung did not hold: up, until one does
-            up = rungs[0] - 1
-            return (up, self.epochs * self.longer) if not any(long.values()) and up >= 0 else None
-        down = rungs[-1] + 1
-        return (down, self.epochs * self.longer) if down < len(self.ladder) else None
+            return min(low + 1, len(self.ladder) - 1)
+        if all(long.values()):
+            down = rungs[-1] + 1
+            return down if down < len(self.ladder) else None
+        up = rungs[0] - 1  # the first rung did not hold: up, until one does or has done so with less training
+        return up if not any(long.values()) and up > low else None
 
-    def _held(self, epochs: int) -> dict[int, bool]:
-        """For each rung that was tried with so many epochs, whether it held."""
+    def _between(self, short: Mapping[float, bool], long: Mapping[float, bool]) -> float | None:
+        """The middle of the smallest share that held and the next one below, once."""
+        if set(long) - set(self.ladder):
+            return None
+        above = min((share for tried in (short, long) for share, holds in tried.items() if holds), default=0.0)
+        below = max((share for share, holds in long.items() if not holds and share < above), default=0.0)
+        return round(math.sqrt(above * below), 5) or None
+
+    def _rungs(self, held: Mapping[float, bool]) -> dict[int, bool]:
+        return {self.ladder.index(share): holds for share, holds in held.items() if share in self.ladder}
+
+    def _held(self, epochs: int) -> dict[float, bool]:
+        """For each share that was tried with so many epochs, whether it held."""
         found = {}
         for trial in self.trials.values():
             values = trial.hyperparameters.values
             if trial.status in ("COMPLETED", "FAILED") and values.get("epochs") == epochs:
-                found[self.ladder.index(values["channels"])] = self.goal.is_within(trial.score)
+                found[values["channels"]] = self.goal.is_within(trial.score)
         return found
 
 
