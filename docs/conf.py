@@ -14,7 +14,7 @@ copyright = "the bigmodel authors, Apache-2.0"
 version = release = bigmodel.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "comparison/compare.md"]  # the latter is part of comparison.md
 
 # Docstrings are written once for people who read the source: Google sections, and `names` in single backticks.
 default_role = "literal"

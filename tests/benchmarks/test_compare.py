@@ -128,6 +128,16 @@ def test_a_tool_that_was_not_tried_for_every_seed_says_so():
     assert table.seeds_told(rows).startswith("Medians over 2 seeds")
 
 
+def test_the_documentation_shows_the_results_that_lie_next_to_it_with_every_tool(root):
+    folder = root / "docs" / "comparison"
+    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for name, text in table.pages(record).items():
+        assert (folder / name).read_text(encoding="utf-8") == text
+    for network in {run["network"] for run in record["runs"]}:
+        tried = {run["method"] for run in record["runs"] if run["network"] == network}
+        assert tried == set(METHODS)
+
+
 def test_examples_of_the_docstrings():
     for module in (compare, plot, table, tool):
         assert doctest.testmod(module).failed == 0
