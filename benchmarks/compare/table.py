@@ -39,7 +39,7 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
     for network in dict.fromkeys(run["network"] for run in record["runs"]):
         rows = summary([run for run in record["runs"] if run["network"] == network])
         image = f"compare-{network}.svg"
-        parts += [f"### {network}", "", seeds_told(rows), "", markdown(rows), ""]
+        parts += [f"## {network}", "", seeds_told(rows), "", markdown(rows), ""]
         if any("accuracy" in row for row in rows):
             parts += [front_told(rows, cost) + "\n" for cost in COSTS]
             parts += [f"![{network}: accuracy of the files against their size and latency]({image})", ""]
