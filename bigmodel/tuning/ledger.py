@@ -13,8 +13,8 @@ from typing import Any
 Row = dict[str, Any]
 
 _RESULT, _VERDICT = "result.json", "verdict.json"
-AGAIN = "x2"
-"""Ends the name of a trial that is one done before, trained twice as long."""
+AGAIN, BETWEEN = "x2", "half"
+"""End the names of trials after the search: one done before, trained twice as long, and one above it in size."""
 MODELS_KEPT = 8
 """Models of so many trials are kept, the best ones: one of them wins."""
 
@@ -75,10 +75,10 @@ class Ledger:
         """Returns the rows of all finished trials, in the order of their names.
 
         Args:
-            again: Whether those count that were trained longer in the end.
+            again: Whether those count that were trained after the search.
         """
         found = (_read(path) for path in sorted(self.directory.glob(f"trial_*/{_RESULT}")))
-        return [row for row in found if row is not None and (again or not row["trial"].endswith(AGAIN))]
+        return [row for row in found if row is not None and (again or not row["trial"].endswith((AGAIN, BETWEEN)))]
 
     def keep_models(self, trials: list[str]) -> None:
         """Removes the models and files of all trials but these."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -19,7 +20,7 @@ from bigmodel.errors import ModelError
 from bigmodel.evaluation import evaluate_model
 from bigmodel.tuning.clock import Clock
 from bigmodel.tuning.holdout import Verdict, set_aside
-from bigmodel.tuning.ledger import AGAIN, Ledger, Row
+from bigmodel.tuning.ledger import AGAIN, BETWEEN, Ledger, Row
 from bigmodel.tuning.objective import Objective, objective_of
 from bigmodel.tuning.settings import seeded, train_config, trained
 from bigmodel.tuning.space import Bounds, bounds_of, checked, space_of
@@ -28,6 +29,8 @@ from bigmodel.tuning.trial import Bench, judged, measure_baseline
 # Trials that train twice as long when none has held: those that came nearest.
 _NEAREST = 3
 _LONGER = 3
+# Sizes that are tried between the smallest that holds on the fold and the next below, which held on the search alone.
+_HALVINGS = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,7 +149,7 @@ class _Search:
         self.notes: list[str] = []
 
     def go(self) -> Tuned:
-        """Searches, verifies, and widens once where nothing held."""
+        """Searches, verifies, and goes on for a little where the fold says otherwise than the search's samples."""
         with warnings.catch_warnings():
             # KerasTuner calls what Python has deprecated, at each step of an oracle.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras_tuner")
@@ -160,6 +163,8 @@ class _Search:
             if winner is None and bench.objective.is_bounded and not tuner.clock.is_over:
                 self._widen(bench, tuner)
                 winner = self._verified(verdict)
+            elif winner is not None and self.options.bisect:
+                winner = self._halve(bench, tuner, verdict, winner)
             return self._tuned(bench, tuner, winner)
 
     def _bench(self) -> Bench:
@@ -298,14 +303,35 @@ class _Search:
             kind = {name: value for name, value in row["values"].items() if name != "epochs"}
             tried.setdefault(json.dumps(kind, sort_keys=True), row)
         for row in list(tried.values())[:_NEAREST]:
-            hp = tuner.oracle.get_space()
-            hp.values = dict(row["values"])
+            self._run_one(bench, tuner, row["trial"] + AGAIN, row["values"], times=2)
 
-            def again(folder: Path, hp: Any = hp) -> Row:
-                network, values = tuner.hypermodel.build(hp)
-                return bench.run(network, values, folder, times=2, deadline=tuner.clock.deadline)
+    def _halve(self, bench: Bench, tuner: Any, verdict: Verdict, winner: Row) -> Row:
+        """Bisects between the winner and the next smaller trial, where that one held until it was verified."""
+        smaller = [row for row in self._ranked() if row["score"] < winner["score"]]
+        if not smaller:
+            return winner
+        trial, values = smaller[-1]["trial"], smaller[-1]["values"]
+        for _ in range(_HALVINGS):
+            if tuner.clock.is_over:
+                break
+            share = math.sqrt(values["channels"] * winner["values"]["channels"])
+            trial, middle = trial + BETWEEN, {**values, "channels": round(share, 5)}
+            self._run_one(bench, tuner, trial, middle)
+            winner = self._verified(verdict) or winner
+            if winner["trial"] != trial:
+                values = middle
+        return winner
 
-            tuner.clock.saw(self.ledger.once(row["trial"] + AGAIN, row["values"], again))
+    def _run_one(self, bench: Bench, tuner: Any, trial: str, values: Row, *, times: int = 1) -> None:
+        """Runs a trial that no oracle proposed, or recalls it."""
+        hp = tuner.oracle.get_space()
+        hp.values = dict(values)
+
+        def figures(folder: Path) -> Row:
+            network, made = tuner.hypermodel.build(hp)
+            return bench.run(network, made, folder, times=times, deadline=tuner.clock.deadline)
+
+        tuner.clock.saw(self.ledger.once(trial, values, figures))
 
     def _tuned(self, bench: Bench, tuner: Any, winner: Row | None) -> Tuned:
         able = self._ranked()

@@ -14,6 +14,7 @@ from bigmodel.errors import ModelError
 from bigmodel.tuning import Options
 from bigmodel.tuning.holdout import set_aside
 from bigmodel.tuning.objective import Objective
+from bigmodel.tuning.space import Bounds
 from bigmodel.tuning.trial import Bench
 
 
@@ -137,6 +138,38 @@ def test_where_nothing_holds_the_search_widens_once_and_says_so(trained, data, f
     assert not found.target_met and "trained twice as long" in found.notes[0]
     assert [row["trial"] for row in found.trials] == ["0", "0x2"]
     assert all(row["verified"] is False for row in found.trials)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "shares", "winner"),
+    [
+        ("no yes yes yes", (0.1147, 0.1098), 0.1098),
+        ("no yes yes no", (0.1147, 0.1098), 0.1147),
+        ("no yes no yes", (0.1147, 0.1197), 0.1197),
+        ("no yes no no", (0.1147, 0.1197), 0.125),
+        ("yes", (), 0.1051),
+    ],
+)
+def test_between_the_smallest_and_the_first_that_holds_on_the_fold_two_more_are_tried(
+    verdicts, shares, winner, trained, data, float_file, tmp_path, monkeypatch
+):
+    """Shares from 0.1 on hold on the samples of the search; what the fold says is given."""
+
+    def run(bench, network, values, folder, **options):
+        trained.save(folder / "model.keras")
+        figures = {"applied": dict(values), "metric": 0.9, "metric_drop": 0.0}
+        figures["score"] = values["channels"] if values["channels"] >= 0.1 else 2.5
+        return {"status": "done", "reason": "", "seconds": 0.0, "seconds_outside": 0.0, "epochs": 1, **figures}
+
+    answers = iter(verdicts.split())
+    monkeypatch.setattr("bigmodel.tuning.search.bounds_of", lambda *a, **k: Bounds(least_channels=0.1))
+    monkeypatch.setattr("bigmodel.tuning.trial.Bench.run", run)
+    monkeypatch.setattr("bigmodel.tuning.holdout.Verdict.figures", lambda *a: {"holds": next(answers) == "yes"})
+    monkeypatch.setattr("bigmodel.tuning.holdout.Verdict.holds", lambda self, figures: figures["holds"])
+    found = search(trained, data, TuneConfig(1), tmp_path, options=Options(bisect=True), baseline=float_file)
+    after = {row["trial"]: row["values"]["channels"] for row in found.trials if row["trial"].endswith("half")}
+    assert [after[name] for name in sorted(after, key=len)] == pytest.approx(shares, abs=1e-4)
+    assert found.target_met and found.value == pytest.approx(winner, abs=1e-4) and next(answers, None) is None
 
 
 def test_the_fold_is_disjoint_from_what_the_search_sees(data):
