@@ -276,5 +276,6 @@ def trained(model: keras.Model, train: Arrays, *, epochs: int, seed: int, cache:
     model.fit(*train, epochs=epochs, batch_size=128, verbose=0)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
         model.save(cache)
     return model
