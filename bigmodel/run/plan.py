@@ -65,6 +65,8 @@ class Plan:
         asks = target.size is not None or target.latency_ms is not None
         if is_auto and not asks and tune is None:  # a search removes channels where they are not missed
             notes.append(NOTHING_PRUNED)
+        if target.max_drop >= 1:
+            notes.append(f"max_drop={target.max_drop:g} is no bound for a metric between 0 and 1: 0.05 is five points")
         plan = cls(
             target=target,
             train=_of_type(train, TrainConfig, "train"),

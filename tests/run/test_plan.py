@@ -125,6 +125,12 @@ def test_shorthands_of_an_augmentation(augment, transforms):
     assert config.transforms == transforms and config.strength == (0.5 if augment == 0.5 else 1.0)
 
 
+@pytest.mark.parametrize(("max_drop", "told"), [(0.5, False), (1.0, True), (5, True)])
+def test_a_bound_that_no_accuracy_can_break_is_told(max_drop, told):
+    notes = plan(target=bm.Target(max_drop=max_drop)).notes
+    assert any("0.05 is five points" in note for note in notes) is told
+
+
 def test_what_was_left_open_is_told():
     notes = plan(augment="auto", prune="auto").notes
     assert [note.split("=")[0] for note in notes] == ["prune"]
