@@ -47,7 +47,8 @@ def quantize_aware(
 
     The forward pass computes as the file will, the backward pass goes straight through the rounding (Jacob et al.,
     2018). Scales follow the weights, or are learned, and are fixed at the end; ranges of static activations follow a
-    moving average, or are learned. Towards the end ranges and the statistics of normalisations rest.
+    moving average, and are taken from the calibration samples wherever the network is validated, or are learned.
+    Towards the end ranges and the statistics of normalisations rest.
 
     Args:
         model: A compiled functional or built Sequential model.
@@ -80,7 +81,7 @@ def quantize_aware(
         train,
         learning_rate=_SHARE_OF_RATE[least_bits(simulation)] * peak_learning_rate(simulation),
         teacher=teacher,
-        callbacks=[*callbacks, *_turns(simulation, config)],
+        callbacks=[*callbacks, *_turns(simulation, data, config)],
         seed=seed,
         checkpoint=checkpoint,
         verbose=verbose,
@@ -136,10 +137,11 @@ def _with_learned_ranges(simulation: keras.Model) -> keras.Model:
     return rebuild(simulation, replace)
 
 
-def _turns(simulation: keras.Model, config: QuantizeConfig) -> list[keras.callbacks.Callback]:
+def _turns(simulation: keras.Model, data: Data, config: QuantizeConfig) -> list[keras.callbacks.Callback]:
     delays = [QuantizationDelay(config.delay)] if config.delay else []
     rests = any(isinstance(layer, (FakeQuantize, keras.layers.BatchNormalization)) for layer in walk(simulation))
-    return [*delays, FreezeRanges(config.freeze)] if rests else delays
+    samples = data.calibration.arrays()[0] if config.activations == "static" and data.calibration else None
+    return [*delays, FreezeRanges(config.freeze, samples)] if rests else delays
 
 
 def least_bits(simulation: keras.Model) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from bigmodel.errors import ArgumentError, describe
 from bigmodel.graph import walk
@@ -16,6 +17,8 @@ from bigmodel.quantization.layers import FakeQuantize, Quantized
 
 # Share of a training after which ranges and statistics rest.
 _RESTS_AFTER = 0.75
+# Samples of a batch from which ranges are taken.
+_BATCH = 64
 
 
 class _Turn(keras.callbacks.Callback):
@@ -136,8 +139,14 @@ class FreezeRanges(_Turn):
     its moving statistics instead of those of the batch, so that the weights learn to live with what is shipped. Ranges
     rest for good; normalisations get their statistics back when the training ends.
 
+    Ranges that follow the activations of a training follow what dropout, for one, makes of them: values that the file
+    never meets, and for which it would keep codes. With `samples` they are taken again at inference, as the mean over
+    batches of the least and the largest value: before each validation, and before they rest.
+
     Args:
         step: The step, counted from the start of `fit`; `None`: after three quarters of the training.
+        samples: Input samples in the structure that the model takes, arrays of shape (samples, ...); `None`: ranges
+            stay as the training left them.
 
     Raises:
         ArgumentError: `step` is negative.
@@ -147,19 +156,25 @@ class FreezeRanges(_Turn):
         https://arxiv.org/abs/1806.08342, section 3.3.
 
     Example:
-        `simulation.fit(x, y, callbacks=[bm.callbacks.FreezeRanges()])`
+        `simulation.fit(x, y, callbacks=[bm.callbacks.FreezeRanges(samples=x[:500])])`
     """
 
-    def __init__(self, step: int | None = None) -> None:
+    def __init__(self, step: int | None = None, samples: Any = None) -> None:
         super().__init__()
         _check("step", step, step is None or step >= 0)
-        self.step = step
+        self.step, self.samples = step, samples
         self._own: list[tuple[keras.layers.Layer, Callable[..., Any]]] = []
 
     def _turns_at(self) -> float:
         return self.step if self.step is not None else _RESTS_AFTER * self._total
 
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.samples is not None and not self._turned:
+            _calibrate(self.model, self.samples)
+
     def _turn(self) -> None:
+        if self.samples is not None:
+            _calibrate(self.model, self.samples)
         for layer in walk(self.model):
             if isinstance(layer, FakeQuantize):
                 layer.fix_range()
@@ -173,6 +188,20 @@ class FreezeRanges(_Turn):
                 del layer.call
             self._own = []
             self._trace_again()
+
+
+def _calibrate(simulation: keras.Model, samples: Any) -> None:
+    """Takes the ranges that follow the activations from samples, at inference."""
+    moving = [layer for layer in _layers(simulation) if isinstance(layer, FakeQuantize) and layer.moves]
+    if not moving:
+        return
+    for layer in moving:
+        layer.seen = 0
+    for start in range(0, len(keras.tree.flatten(samples)[0]), _BATCH):
+        batch = keras.tree.map_structure(lambda x, at=start: np.asarray(x)[at : at + _BATCH], samples)
+        simulation(batch, training=False)
+    for layer in moving:
+        layer.seen = None
 
 
 def _at_inference(call: Callable[..., Any]) -> Callable[..., Any]:

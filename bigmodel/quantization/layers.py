@@ -223,6 +223,7 @@ class FakeQuantize(keras.layers.Layer):
         self.bits, self.momentum, self.learned, self.fixed, self.halves = bits, momentum, learned, fixed, halves
         self.shifts, self.factors = tuple(shifts), tuple(factors)
         self.delayed = False  # as in `Quantized`
+        self.seen: int | None = None  # batches that a calibration has shown so far; `None`: there is none
         self.supports_masking = True
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False, name="scale")
         self.zero_point = self.add_weight(shape=(), initializer="zeros", trainable=False, name="zero_point")
@@ -231,6 +232,11 @@ class FakeQuantize(keras.layers.Layer):
         # Logarithms of how the ends change, as in `Quantized`.
         self.change = self.add_weight(shape=(2,), initializer="zeros", name="change") if learned else None
         self.built = True
+
+    @property
+    def moves(self) -> bool:
+        """Whether the range follows the activations of a training."""
+        return self.momentum is not None and not self.fixed
 
     def set_range(self, low: float, high: float) -> None:
         """Sets the range, and the grid that covers it."""
@@ -258,24 +264,26 @@ class FakeQuantize(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Returns the inputs on the grid; in training with a momentum, the range moves first."""
         values = keras.ops.cast(inputs, "float32")
-        moves = self.momentum is not None and not self.fixed
-        if training and moves:
-            self._follow(values)
+        if self.seen is not None:
+            self.seen += 1
+            self._follow(values, 1.0 - 1.0 / self.seen)
+        elif training and self.moves:
+            self._follow(values, self.momentum)
         if self.delayed:
             outputs = values
         elif self.change is not None and not self.fixed:
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
             how: dict[str, Any] = {"halves": self.halves, "shifts": self.shifts, "factors": self.factors}
-            how["stops_outside"] = not moves
+            how["stops_outside"] = not self.moves
             outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value, bits=self.bits, **how)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
         return keras.ops.cast(outputs, inputs.dtype)
 
-    def _follow(self, values: Any) -> None:
+    def _follow(self, values: Any, momentum: Any) -> None:
         for variable, seen in ((self.low, keras.ops.min(values)), (self.high, keras.ops.max(values))):
-            variable.assign(self.momentum * variable.value + (1.0 - self.momentum) * seen)  # type: ignore[operator]
+            variable.assign(momentum * variable.value + (1.0 - momentum) * seen)
         self.set_grid(*fake.static_parameters(self.low.value, self.high.value, self.bits))
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:

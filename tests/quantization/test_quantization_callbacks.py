@@ -112,6 +112,36 @@ def test_ranges_move_until_they_rest(how, step, turn):
     assert layer.fixed and np.asarray(layer.scale) == pytest.approx((values[-1][1] - values[-1][0]) / 255, rel=1e-5)
 
 
+def dropped(momentum=0.5):
+    keras.utils.set_random_seed(0)
+    layer = FakeQuantize(name="ranged", momentum=momentum)
+    layer.set_range(-1.0, 1.0)
+    return keras.Sequential([keras.Input((6,)), L.Dropout(0.5), layer, L.Dense(3)]), layer
+
+
+def extremes(batch):
+    return np.mean([[x.min(), x.max()] for x in np.split(X, range(batch, len(X), batch))], axis=0)
+
+
+@pytest.mark.parametrize("step", [9, 100], ids=["after they rested", "while they follow"])
+def test_ranges_of_what_is_validated_are_those_at_inference(step):
+    """Dropout doubles what it keeps; no file meets such values."""
+    model, layer = dropped()
+    fit(model, [FreezeRanges(step)])
+    assert float(layer.high.value) > 1.2 * extremes(64)[1], "the case shows nothing"
+    model, layer = dropped()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    ends = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append([float(layer.low.value), float(layer.high.value)])
+    )
+    data = {"batch_size": 16, "verbose": 0, "validation_data": (X, Y)}
+    model.fit(X, Y, epochs=2, callbacks=[FreezeRanges(step, samples=X), keep], **data)
+    np.testing.assert_allclose(ends, [extremes(64)] * 2, rtol=1e-6)
+    assert float(layer.scale.value) == pytest.approx(np.diff(extremes(64))[0] / 255, rel=1e-5)
+
+
 def test_normalisations_compute_with_their_moving_statistics_and_get_their_own_back():
     _, simulation = network(8, normalised=True)
     norm = next(layer for layer in simulation.layers if isinstance(layer, L.BatchNormalization))
