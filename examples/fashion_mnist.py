@@ -60,7 +60,7 @@ result = bm.compress_and_tune(
     data,
     target=bm.Target(max_drop=0.0),
     tune=None if short else "auto",
-    train=bm.TrainConfig(epochs=1 if short else 20),
+    train=bm.TrainConfig(epochs=1 if short else 15, batch_size=256),
     directory="runs/fashion_mnist",
 )
 
