@@ -24,8 +24,8 @@ else:
     (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
 x_train, x_test = (x.astype("float32") / x_train.max() for x in (x_train, x_test))
 
-# The winner of a search is partly lucky on the images that chose it. So a tenth of them chooses the network, and another
-# tenth, on which it is not lucky, is the measure of its small versions. Those may train on the first.
+# The winner of a search is partly lucky on the images that chose it. So a tenth of the images chooses the network, and
+# another tenth, on which it is not lucky, is the measure of its small versions. Those may train on the first.
 tenth = len(x_train) // 10
 measure, choice, rest = slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)
 searched = bm.Data(train=(x_train[rest], y_train[rest]), validation=(x_train[choice], y_train[choice]))
