@@ -81,8 +81,8 @@ class Ledger:
         return [row for row in found if row is not None and (again or not row["trial"].endswith((AGAIN, BETWEEN)))]
 
     def keep_models(self, trials: list[str]) -> None:
-        """Removes the models and files of all trials but these."""
-        for row in self.rows():
+        """Removes the models and files of all trials of the search but these."""
+        for row in self.rows(again=False):
             if row["trial"] not in trials:
                 for name in ("model.keras", "model.tflite"):
                     (self.folder(row["trial"]) / name).unlink(missing_ok=True)

@@ -283,11 +283,17 @@ class _Search:
         """The best trial that holds on the fold too, among those that were trained longer too if `again`; or `None`."""
         for row in self._ranked(again=again):
             if not self.objective.is_within(row["score"]):
-                return None
-            figures = self.ledger.verified(row["trial"], lambda folder: self._judged(verdict, folder))
-            if figures["verified"]:
-                return {**row, **figures}
+                return None  # and so is none after it
+            if (verified := self._held(verdict, row)) is not None:
+                return verified
         return None
+
+    def _held(self, verdict: Verdict, row: Row) -> Row | None:
+        """A trial with the fold's figures, if it holds there too."""
+        if not self.objective.is_within(row["score"]):
+            return None
+        figures = self.ledger.verified(row["trial"], lambda folder: self._judged(verdict, folder))
+        return {**row, **figures} if figures["verified"] else None
 
     def _judged(self, verdict: Verdict, folder: Path) -> Row:
         figures = verdict.figures(folder)
@@ -307,7 +313,7 @@ class _Search:
 
     def _halve(self, bench: Bench, tuner: Any, verdict: Verdict, winner: Row) -> Row:
         """Bisects between the winner and the next smaller trial, where that one held until it was verified."""
-        smaller = [row for row in self._ranked() if row["score"] < winner["score"]]
+        smaller = [row for row in self._ranked(again=False) if row["score"] < winner["score"]]
         if not smaller:
             return winner
         trial, values = smaller[-1]["trial"], smaller[-1]["values"]
@@ -316,14 +322,12 @@ class _Search:
                 break
             share = math.sqrt(values["channels"] * winner["values"]["channels"])
             trial, middle = trial + BETWEEN, {**values, "channels": round(share, 5)}
-            self._run_one(bench, tuner, trial, middle)
-            winner = self._verified(verdict) or winner
-            if winner["trial"] != trial:
-                values = middle
+            held = self._held(verdict, self._run_one(bench, tuner, trial, middle))
+            winner, values = (held, values) if held is not None else (winner, middle)
         return winner
 
-    def _run_one(self, bench: Bench, tuner: Any, trial: str, values: Row, *, times: int = 1) -> None:
-        """Runs a trial that no oracle proposed, or recalls it."""
+    def _run_one(self, bench: Bench, tuner: Any, trial: str, values: Row, *, times: int = 1) -> Row:
+        """Runs a trial that no oracle proposed, or recalls it; returns its row."""
         hp = tuner.oracle.get_space()
         hp.values = dict(values)
 
@@ -331,7 +335,9 @@ class _Search:
             network, made = tuner.hypermodel.build(hp)
             return bench.run(network, made, folder, times=times, deadline=tuner.clock.deadline)
 
-        tuner.clock.saw(self.ledger.once(trial, values, figures))
+        row = self.ledger.once(trial, values, figures)
+        tuner.clock.saw(row)
+        return row
 
     def _tuned(self, bench: Bench, tuner: Any, winner: Row | None) -> Tuned:
         able = self._ranked()

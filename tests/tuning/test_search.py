@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -170,6 +171,13 @@ def test_between_the_smallest_and_the_first_that_holds_on_the_fold_two_more_are_
     after = {row["trial"]: row["values"]["channels"] for row in found.trials if row["trial"].endswith("half")}
     assert [after[name] for name in sorted(after, key=len)] == pytest.approx(shares, abs=1e-4)
     assert found.target_met and found.value == pytest.approx(winner, abs=1e-4) and next(answers, None) is None
+    names = sorted(after, key=len)
+    for done in range(len(names) + 1):  # cut off before, between and after those two
+        for trial in names[done:]:
+            shutil.rmtree(tmp_path / f"trial_{trial}")
+        answers = iter(verdicts.split()[2 + done :])
+        resumed = search(trained, data, TuneConfig(1), tmp_path, options=Options(bisect=True), baseline=float_file)
+        assert (resumed.trial, resumed.trials) == (found.trial, found.trials)
 
 
 def test_the_fold_is_disjoint_from_what_the_search_sees(data):
