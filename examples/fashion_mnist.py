@@ -58,7 +58,7 @@ tuned = bm.tune(
     build,
     searched,
     bm.TuneConfig(2 if short else 8, tuner="bayesian", objective="accuracy", space=space),
-    train=bm.TrainConfig(epochs=1 if short else 12),
+    train=bm.TrainConfig(epochs=1 if short else 9),
 )
 print("searched:", tuned.hyperparameters)
 
