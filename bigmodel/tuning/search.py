@@ -316,7 +316,8 @@ class _Search:
         smaller = [row for row in self._ranked(again=False) if row["score"] < winner["score"]]
         if not smaller:
             return winner
-        trial, values = smaller[-1]["trial"], smaller[-1]["values"]
+        longest = max(row["values"]["epochs"] for row in self.ledger.rows(again=False))
+        trial, values = smaller[-1]["trial"], {**smaller[-1]["values"], "epochs": longest}
         for _ in range(_HALVINGS):
             if tuner.clock.is_over:
                 break

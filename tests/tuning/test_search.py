@@ -148,6 +148,7 @@ def test_where_nothing_holds_the_search_widens_once_and_says_so(trained, data, f
         ("no yes yes no", (0.1147, 0.1098), 0.1147),
         ("no yes no yes", (0.1147, 0.1197), 0.1197),
         ("no yes no no", (0.1147, 0.1197), 0.125),
+        ("no no yes yes yes", (0.1768, 0.1487), 0.1487),
         ("yes", (), 0.1051),
     ],
 )
@@ -171,11 +172,12 @@ def test_between_the_smallest_and_the_first_that_holds_on_the_fold_two_more_are_
     after = {row["trial"]: row["values"]["channels"] for row in found.trials if row["trial"].endswith("half")}
     assert [after[name] for name in sorted(after, key=len)] == pytest.approx(shares, abs=1e-4)
     assert found.target_met and found.value == pytest.approx(winner, abs=1e-4) and next(answers, None) is None
+    assert all(row["values"]["epochs"] == 3 * TRAIN.epochs for row in found.trials if row["trial"] in after)
     names = sorted(after, key=len)
     for done in range(len(names) + 1):  # cut off before, between and after those two
         for trial in names[done:]:
             shutil.rmtree(tmp_path / f"trial_{trial}")
-        answers = iter(verdicts.split()[2 + done :])
+        answers = iter(verdicts.split()[len(verdicts.split()) - len(names) + done :])
         resumed = search(trained, data, TuneConfig(1), tmp_path, options=Options(bisect=True), baseline=float_file)
         assert (resumed.trial, resumed.trials) == (found.trial, found.trials)
 
