@@ -13,6 +13,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART
 from bigmodel.export.lean import lean
+from bigmodel.export.shapes import infer_shapes
 
 
 def convert_float(job: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def convert_float(job: dict[str, Any]) -> dict[str, Any]:
         content = converter.convert()
     except Exception as error:  # the converter raises several types, all with the reason in the text
         raise _explain(str(error)) from error
-    content = lean(rename(content, job["inputs"], job["outputs"]))
+    content = finished(content, job["inputs"], job["outputs"])
     path = Path(job["path"])
     part = path.with_name(path.name + PART)
     part.write_bytes(content)
@@ -41,8 +42,8 @@ def convert_float(job: dict[str, Any]) -> dict[str, Any]:
     return {"size_bytes": len(content)}
 
 
-def rename(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
-    """Gives a file's inputs and outputs their names and order.
+def finished(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
+    """Makes what the converter wrote a file of ours: inputs and outputs have their names and order, and it is lean.
 
     TensorFlow allows fewer characters in a name than Keras does and sorts by name, so the SavedModel numbers its
     tensors and the names are put in here.
@@ -53,14 +54,15 @@ def rename(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
         outputs: Name of each output.
 
     Returns:
-        The file with the names in its signature, and its tensors in the order of the names.
+        The file with the names in its signature, and its tensors in the order of the names. It computes the same.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (signature,) = model.signatureDefs
     graph = model.subgraphs[signature.subgraphIndex]
     signature.inputs, graph.inputs = _ordered(signature.inputs, inputs)
     signature.outputs, graph.outputs = _ordered(signature.outputs, outputs)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    infer_shapes(model)
+    return lean(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
 
 
 def _ordered(tensors: list[Any], names: list[str]) -> tuple[list[Any], list[int]]:

@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART
-from bigmodel.export.conversion import rename
-from bigmodel.export.lean import lean
+from bigmodel.export.conversion import finished
 
 
 def convert(job: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         raise ConversionError(
             "The converter refused the model.", received=(lines or [type(error).__name__])[0][:500]
         ) from error
-    content = lean(rename(content, job["inputs"], job["outputs"]))
+    content = finished(content, job["inputs"], job["outputs"])
     path = Path(job["path"])
     part = path.with_name(path.name + PART)
     part.write_bytes(content)
