@@ -1,7 +1,8 @@
 """Shapes that a converted file computes for its RESHAPE ops, as constants wherever they are known but for one size.
 
 Keras writes a batch of free size as `(shape(x)[0], 784)`, and `Dense` on sequences as a product of matrices between
-two reshapes: four and ten ops with their tensors, for a size that the number of elements gives away.
+two reshapes: four and ten ops with their tensors, for a size that the number of elements gives away. The converter
+folds the same shapes where they are constants from the start, and FULLY_CONNECTED flattens its input by itself.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _Builtin = schema.BuiltinOperator
 def infer_shapes(model: Any) -> None:
     """Gives every RESHAPE a constant shape, -1 in the place of the one size that is free, and drops what computed it.
 
-    In place. A RESHAPE with more than one free size stays as it is. The tensors that nothing reads any more stay, for
-    `bigmodel.export.lean`.
+    In place. A RESHAPE with more than one free size stays as it is, and one that flattens for FULLY_CONNECTED goes. The
+    tensors that nothing reads any more stay, for `bigmodel.export.lean`.
 
     Args:
         model: A file as the converter wrote it: its tensors have a `shapeSignature` where a size is free.
@@ -37,6 +38,7 @@ def infer_shapes(model: Any) -> None:
             if sizes.count(None) <= 1 and all(size is None or size > 0 for size in sizes):
                 shape = np.array([-1 if size is None else size for size in sizes], np.int32)
                 op.inputs = [op.inputs[0], _add(model, graph, shape, like=graph.tensors[op.inputs[1]])]
+        _flatten_by_products(model, graph)
         _drop_unread(model, graph)
 
 
@@ -131,6 +133,21 @@ _WITH_EFFECTS = (_Builtin.CUSTOM, _Builtin.IF, _Builtin.WHILE, _Builtin.CALL_ONC
 
 
 # --- changes --------------------------------------------------------------------------------------------------------
+
+
+def _flatten_by_products(model: Any, graph: Any) -> None:
+    """Lets FULLY_CONNECTED take what a RESHAPE to rows of its weights' width takes: it makes the same rows of it."""
+    shapes = {
+        op.outputs[0]: (op.inputs[0], _constant(model, graph, op.inputs[1]))
+        for op in graph.operators
+        if _code(model, op) == _Builtin.RESHAPE and len(op.inputs) == 2
+    }
+    for op in graph.operators:
+        if _code(model, op) != _Builtin.FULLY_CONNECTED or op.inputs[0] not in shapes or op.builtinOptions.keepNumDims:
+            continue
+        source, shape = shapes[op.inputs[0]]
+        if len(shape) == 2 and shape[1] == graph.tensors[op.inputs[1]].shape[1]:
+            op.inputs = [source, *op.inputs[1:]]
 
 
 def _add(model: Any, graph: Any, values: np.ndarray, like: Any) -> int:

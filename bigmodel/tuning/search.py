@@ -29,7 +29,7 @@ from bigmodel.tuning.trial import Bench, judged, measure_baseline
 # Trials that train twice as long when none has held: those that came nearest.
 _NEAREST = 3
 _LONGER = 3
-# Sizes that are tried between the smallest that holds on the fold and the next below, which held on the search alone.
+# Trials between the smallest that holds on the fold and the next below, which held on the search's samples alone.
 _HALVINGS = 2
 
 
@@ -312,19 +312,24 @@ class _Search:
             self._run_one(bench, tuner, row["trial"] + AGAIN, row["values"], times=2)
 
     def _halve(self, bench: Bench, tuner: Any, verdict: Verdict, winner: Row) -> Row:
-        """Bisects between the winner and the next smaller trial, where that one held until it was verified."""
+        """Looks between the winner and the next smaller trial, where that one held until it was verified.
+
+        A smaller trial that was trained for less than the longest first gets as much; then the sizes are bisected.
+        """
         smaller = [row for row in self._ranked(again=False) if row["score"] < winner["score"]]
         if not smaller:
             return winner
         longest = max(row["values"]["epochs"] for row in self.ledger.rows(again=False))
-        trial, values = smaller[-1]["trial"], {**smaller[-1]["values"], "epochs": longest}
+        trial, refused = smaller[-1]["trial"], smaller[-1]["values"]
         for _ in range(_HALVINGS):
-            if tuner.clock.is_over:
+            if tuner.clock.is_over or refused["channels"] == winner["values"]["channels"]:
                 break
-            share = math.sqrt(values["channels"] * winner["values"]["channels"])
-            trial, middle = trial + BETWEEN, {**values, "channels": round(share, 5)}
-            held = self._held(verdict, self._run_one(bench, tuner, trial, middle))
-            winner, values = (held, values) if held is not None else (winner, middle)
+            share = math.sqrt(refused["channels"] * winner["values"]["channels"])
+            is_short = refused["epochs"] < longest
+            trial, values = trial + BETWEEN, {**refused, "epochs": longest}
+            values["channels"] = refused["channels"] if is_short else round(share, 5)
+            held = self._held(verdict, self._run_one(bench, tuner, trial, values))
+            winner, refused = (held, refused) if held is not None else (winner, values)
         return winner
 
     def _run_one(self, bench: Bench, tuner: Any, trial: str, values: Row, *, times: int = 1) -> Row:

@@ -37,9 +37,9 @@ def check(model, path, *shape):
     return ops_of(path)
 
 
-def test_flattened_images_are_one_reshape(tmp_path):
+def test_flattened_images_go_straight_into_a_dense_layer(tmp_path):
     model = keras.Sequential([keras.Input((5, 4)), layers.Flatten(), layers.Dense(3)])
-    assert check(model, tmp_path / "m.tflite", 5, 4) == ["RESHAPE", "FULLY_CONNECTED"]
+    assert check(model, tmp_path / "m.tflite", 5, 4) == ["FULLY_CONNECTED"]
 
 
 def test_dense_layers_on_sequences_compute_no_sizes(tmp_path):
