@@ -148,11 +148,12 @@ def test_where_nothing_holds_the_search_widens_once_and_says_so(trained, data, f
         ("no yes yes no", (0.1147, 0.1098), 0.1147),
         ("no yes no yes", (0.1147, 0.1197), 0.1197),
         ("no yes no no", (0.1147, 0.1197), 0.125),
-        ("no no yes yes yes", (0.1768, 0.1487), 0.1487),
+        ("no no yes yes", (0.125,), 0.125),
+        ("no no yes no yes", (0.125, 0.1768), 0.1768),
         ("yes", (), 0.1051),
     ],
 )
-def test_between_the_smallest_and_the_first_that_holds_on_the_fold_two_more_are_tried(
+def test_between_the_smallest_and_the_first_that_holds_on_the_fold_up_to_two_more_are_tried(
     verdicts, shares, winner, trained, data, float_file, tmp_path, monkeypatch
 ):
     """Shares from 0.1 on hold on the samples of the search; what the fold says is given."""
