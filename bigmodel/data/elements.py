@@ -99,6 +99,18 @@ def floatx(leaf: Any) -> str | None:
     return keras.config.floatx() if leaf.dtype == np.float64 else None
 
 
+def in_batches(x: Any, size: int) -> Iterator[Any]:
+    """Yields an array, or a structure of arrays, in batches of `size` samples and a last one of what is left.
+
+    Example:
+        >>> [batch["a"].tolist() for batch in in_batches({"a": np.array([1, 2, 3])}, 2)]
+        [[1, 2], [3]]
+    """
+    arrays = keras.tree.map_structure(np.asarray, x)
+    for start in range(0, len(keras.tree.flatten(arrays)[0]), size):
+        yield keras.tree.map_structure(lambda leaf, at=start: leaf[at : at + size], arrays)
+
+
 def join(batches: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], bool]:
     """Concatenates batches of arrays along the samples.
 

@@ -29,7 +29,8 @@ class DilatedConvolution(keras.layers.Layer):
         """Returns what the layer computes."""
         import tensorflow as tf
 
-        if tf.executing_eagerly():  # only a graph needs a single op, and not every processor has a kernel for it
+        is_depthwise = isinstance(self.layer, keras.layers.DepthwiseConv2D)
+        if is_depthwise and tf.executing_eagerly():  # not every processor has a kernel for the single op
             return self.layer(inputs)
         layer, padding, dilation = self.layer, self.layer.padding, tuple(self.layer.dilation_rate)
         kernel, flat = tf.convert_to_tensor(layer.kernel), len(dilation) == 1
@@ -38,7 +39,7 @@ class DilatedConvolution(keras.layers.Layer):
             padding = "valid"
         if flat:
             inputs, kernel, dilation = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0), (1, *dilation)
-        if isinstance(layer, keras.layers.DepthwiseConv2D):
+        if is_depthwise:
             outputs = tf.raw_ops.DepthwiseConv2dNative(
                 input=inputs, filter=kernel, strides=[1] * 4, padding=padding.upper(), dilations=[1, *dilation, 1]
             )

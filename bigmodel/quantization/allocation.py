@@ -16,6 +16,7 @@ from bigmodel.data import Data
 from bigmodel.errors import ArgumentError, ConversionError
 from bigmodel.export.formats import format_of
 from bigmodel.quantization.clipping import mse_scale
+from bigmodel.quantization.distortion import outputs_of
 from bigmodel.quantization.fake import weight_codes
 from bigmodel.quantization.files import deploy
 from bigmodel.quantization.layers import Quantized
@@ -27,7 +28,6 @@ from bigmodel.training.defaults import activations
 # Bits to choose from, most first. Binary weights take the file's two bits, as ternary ones do, and say less with them.
 _CHOICES = {"dynamic": (8, 4, 2), "static": (8, 4), "float": (8, 4)}
 _MOST_SAMPLES = 256
-_BATCH = 64
 # Sizes that the allotment tells apart: it wastes at most one of these steps a layer.
 _STEPS = 4096
 # Files that are written until one keeps the size; the first estimate is right up to the padding of buffers.
@@ -114,7 +114,7 @@ def sensitivities(model: keras.Model, samples: Any, config: QuantizeConfig) -> l
         samples: Input samples, in the structure that the model takes.
         config: Activations and layers.
     """
-    kinds = activations(model, _outputs(model, samples))
+    kinds = activations(model, outputs_of(model, samples))
     distortion: dict[str, dict[int, float]] = {}
     size: dict[str, dict[int, int]] = {}
     for bits in _CHOICES[config.activations]:
@@ -122,12 +122,12 @@ def sensitivities(model: keras.Model, samples: Any, config: QuantizeConfig) -> l
         simulation, _ = simulated(model, weights_only)
         for layer in quantized_layers(simulation):
             layer.delayed = True  # in float
-        expected = _outputs(simulation, samples)
+        expected = outputs_of(simulation, samples)
         for name, weights in _weights(simulation).items():
             held = max(quantization.bits for _, quantization in weights)
             if held not in size.setdefault(name, {}):
                 before = _round_at_least_error(weights)
-                distortion.setdefault(name, {})[held] = _distance(kinds, expected, _outputs(simulation, samples))
+                distortion.setdefault(name, {})[held] = _distance(kinds, expected, outputs_of(simulation, samples))
                 size[name][held] = sum(_bytes(variable, quantization) for variable, quantization in weights)
                 for (variable, _), values in zip(weights, before, strict=True):
                     variable.assign(values)
@@ -210,15 +210,6 @@ def _samples(data: Data | None) -> Any:
             fix="Pass data, without labels if there are none, or bits as a dict by layer name.",
         )
     return keras.tree.map_structure(lambda x: np.asarray(x)[:_MOST_SAMPLES], data.calibration.arrays()[0])
-
-
-def _outputs(model: keras.Model, samples: Any) -> list[np.ndarray]:
-    count = len(keras.tree.flatten(samples)[0])
-    parts = []
-    for start in range(0, count, _BATCH):
-        batch = keras.tree.map_structure(lambda x: x[start : start + _BATCH], samples)  # noqa: B023
-        parts.append([np.asarray(part, np.float64) for part in keras.tree.flatten(model(batch, training=False))])
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def _halfway(found: Sequence[Sensitivity], fixed: int) -> int:

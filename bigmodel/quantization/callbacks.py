@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
+from bigmodel.data.elements import in_batches
 from bigmodel.errors import ArgumentError, describe
 from bigmodel.graph import walk
 from bigmodel.quantization.layers import FakeQuantize, Quantized
@@ -195,13 +195,14 @@ def _calibrate(simulation: keras.Model, samples: Any) -> None:
     moving = [layer for layer in _layers(simulation) if isinstance(layer, FakeQuantize) and layer.moves]
     if not moving:
         return
-    for layer in moving:
-        layer.seen = 0
-    for start in range(0, len(keras.tree.flatten(samples)[0]), _BATCH):
-        batch = keras.tree.map_structure(lambda x, at=start: np.asarray(x)[at : at + _BATCH], samples)
-        simulation(batch, training=False)
-    for layer in moving:
-        layer.seen = None
+    try:
+        for layer in moving:
+            layer.seen = 0
+        for batch in in_batches(samples, _BATCH):
+            simulation(batch, training=False)
+    finally:
+        for layer in moving:
+            layer.seen = None
 
 
 def _at_inference(call: Callable[..., Any]) -> Callable[..., Any]:

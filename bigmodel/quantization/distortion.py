@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from bigmodel.data.elements import in_batches
+
 SMALL = 1e-3
 """Distortion below which nothing better is sought: a thousandth of the outputs' variance. Eight bits lie below it."""
 
@@ -32,11 +34,11 @@ class Judge:
         fitted = max(count - round(_JUDGED_SHARE * count), 1)
         self.fitted = keras.tree.map_structure(lambda x: x[:fitted], samples)
         self._judged = keras.tree.map_structure(lambda x: x[min(fitted, count - 1) :], samples)
-        self._expected = _outputs(model, self._judged)
+        self._expected = outputs_of(model, self._judged)
 
     def distortion(self, simulation: keras.Model) -> float:
         """Returns the distortion of a simulation's outputs on the samples that were held out."""
-        return distortion(self._expected, _outputs(simulation, self._judged))
+        return distortion(self._expected, outputs_of(simulation, self._judged))
 
 
 def distortion(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
@@ -54,11 +56,10 @@ def distortion(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
     return round(float(np.mean([np.mean(np.square(a - b)) / max(np.var(a), 1e-12) for a, b in pairs])), 12)
 
 
-def _outputs(model: keras.Model, samples: Any) -> list[np.ndarray]:
-    def batch(start: int) -> list[np.ndarray]:
-        part = keras.tree.map_structure(lambda x: x[start : start + _BATCH], samples)
-        return [np.asarray(leaf, np.float64) for leaf in keras.tree.flatten(model(part, training=False))]
-
-    count = len(keras.tree.flatten(samples)[0])
-    batches = [batch(start) for start in range(0, count, _BATCH)]
+def outputs_of(model: keras.Model, samples: Any) -> list[np.ndarray]:
+    """Returns what a model computes of samples at inference: its flattened outputs, in float64."""
+    batches = [
+        [np.asarray(leaf, np.float64) for leaf in keras.tree.flatten(model(batch, training=False))]
+        for batch in in_batches(samples, _BATCH)
+    ]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

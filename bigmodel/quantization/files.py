@@ -14,6 +14,7 @@ import numpy as np
 
 from bigmodel.config import Activations
 from bigmodel.data import Data
+from bigmodel.data.elements import in_batches
 from bigmodel.errors import ConversionError
 from bigmodel.export.float import export_float
 from bigmodel.export.formats import Format, Grid, Range, Written, format_of
@@ -170,13 +171,11 @@ def observe(
         batch_size: Samples that go through at once: all tensors of a batch are held in memory.
     """
 
-    def values(start: int, count: int) -> list[np.ndarray]:
-        batch = keras.tree.map_structure(lambda x: np.asarray(x)[start : start + count], calibration)
+    def values(batch: Any) -> list[np.ndarray]:
         return [np.asarray(tensor) for tensor in keras.tree.flatten(tapped(batch, training=False))]
 
-    samples = len(keras.tree.flatten(calibration)[0])
-    found = observed(lambda: (values(start, batch_size) for start in range(0, samples, batch_size)), observers)
-    return list(zip(found, values(0, _PROBE_SAMPLES), strict=True))
+    found = observed(lambda: map(values, in_batches(calibration, batch_size)), observers)
+    return list(zip(found, values(_head(calibration)), strict=True))
 
 
 def _head(calibration: Any) -> Any:

@@ -282,8 +282,6 @@ class _Search:
     def _verified(self, verdict: Verdict, *, again: bool = True) -> Row | None:
         """The best trial that holds on the fold too, among those that were trained longer too if `again`; or `None`."""
         for row in self._ranked(again=again):
-            if not self.objective.is_within(row["score"]):
-                return None  # and so is none after it
             if (verified := self._held(verdict, row)) is not None:
                 return verified
         return None
