@@ -341,6 +341,8 @@ class _Search:
 
         row = self.ledger.once(trial, values, figures)
         tuner.clock.saw(row)
+        if self.options.watch is not None:
+            self.options.watch(row, None)
         return row
 
     def _tuned(self, bench: Bench, tuner: Any, winner: Row | None) -> Tuned:
