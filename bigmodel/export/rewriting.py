@@ -19,20 +19,21 @@ def expand_by_reshaping(model: Any) -> None:
     for graph in model.subgraphs:
         for op in graph.operators:
             result = graph.tensors[op.outputs[0]] if op.outputs else None
-            if _code(model, op) not in (_Builtin.EXPAND_DIMS, _Builtin.SQUEEZE) or result is None:
+            if code_of(model, op) not in (_Builtin.EXPAND_DIMS, _Builtin.SQUEEZE) or result is None:
                 continue
             free = result.shapeSignature if result.shapeSignature is not None else result.shape
             shape = np.array(free, np.int32)
             if (shape < 0).sum() > 1:
                 continue
             op.opcodeIndex = _opcode(model, _Builtin.RESHAPE)
-            op.inputs = [op.inputs[0], _constant(model, graph, shape, result.name + b"_shape")]
+            op.inputs = [op.inputs[0], add_constant(model, graph, shape, result.name + b"_shape")]
             op.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
             op.builtinOptions = schema.ReshapeOptionsT()
             op.builtinOptions.newShape = shape.tolist()
 
 
-def _constant(model: Any, graph: Any, values: np.ndarray, name: bytes) -> int:
+def add_constant(model: Any, graph: Any, values: np.ndarray, name: bytes) -> int:
+    """Adds a constant tensor of INT32 to a graph; returns its index."""
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(values.tobytes(), np.uint8)
     model.buffers.append(buffer)
@@ -65,8 +66,8 @@ def settled(content: bytes | bytearray) -> bytes:
             op
             for op in graph.operators
             if source in op.inputs
-            and _code(model, op) != _Builtin.SHAPE
-            and not (_code(model, op) == _Builtin.QUANTIZE and _grid(graph, op) == grid)
+            and code_of(model, op) != _Builtin.SHAPE
+            and not (code_of(model, op) == _Builtin.QUANTIZE and _grid(graph, op) == grid)
         ]
         if readers or source in graph.outputs:
             _read_back(model, graph, source, quantize, readers)
@@ -74,7 +75,7 @@ def settled(content: bytes | bytearray) -> bytes:
 
 
 def _quantizes_float(model: Any, graph: Any, op: Any) -> bool:
-    return _code(model, op) == _Builtin.QUANTIZE and graph.tensors[op.inputs[0]].type == schema.TensorType.FLOAT32
+    return code_of(model, op) == _Builtin.QUANTIZE and graph.tensors[op.inputs[0]].type == schema.TensorType.FLOAT32
 
 
 def _grid(graph: Any, op: Any) -> tuple[float, int]:
@@ -84,9 +85,9 @@ def _grid(graph: Any, op: Any) -> tuple[float, int]:
 
 def _read_shapes_of_integers(model: Any, graph: Any) -> None:
     """Lets SHAPE ops read integer tensors, whose shape is the same, and drops the casts that only they needed."""
-    casts = {op.outputs[0]: op for op in graph.operators if _code(model, op) == _Builtin.DEQUANTIZE}
+    casts = {op.outputs[0]: op for op in graph.operators if code_of(model, op) == _Builtin.DEQUANTIZE}
     for op in graph.operators:
-        if _code(model, op) == _Builtin.SHAPE and op.inputs[0] in casts:
+        if code_of(model, op) == _Builtin.SHAPE and op.inputs[0] in casts:
             op.inputs = [casts[op.inputs[0]].inputs[0]]
     read = {i for op in graph.operators for i in op.inputs} | set(graph.outputs)
     graph.operators = [op for op in graph.operators if not (op.outputs[0] in casts and op.outputs[0] not in read)]
@@ -129,5 +130,6 @@ def _opcode(model: Any, builtin: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def _code(model: Any, op: Any) -> int:
+def code_of(model: Any, op: Any) -> int:
+    """Returns which builtin operation an op is."""
     return int(model.operatorCodes[op.opcodeIndex].builtinCode)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from bigmodel.export.rewriting import add_constant, code_of
+
 Sizes = list[int | None]
 """Elements of a vector of sizes, or the one of a scalar; `None` for what is known only when the file runs."""
 
@@ -32,12 +34,12 @@ def infer_shapes(model: Any) -> None:
     for graph in model.subgraphs:
         known = _known_sizes(model, graph)
         for op in graph.operators:
-            if _code(model, op) != _Builtin.RESHAPE or len(op.inputs) < 2 or _constant(model, graph, op.inputs[1]):
+            if code_of(model, op) != _Builtin.RESHAPE or len(op.inputs) < 2 or _constant(model, graph, op.inputs[1]):
                 continue
             sizes = known.get(op.inputs[1], [None, None])
             if sizes.count(None) <= 1 and all(size is None or size > 0 for size in sizes):
                 shape = np.array([-1 if size is None else size for size in sizes], np.int32)
-                op.inputs = [op.inputs[0], _add(model, graph, shape, like=graph.tensors[op.inputs[1]])]
+                op.inputs = [op.inputs[0], add_constant(model, graph, shape, graph.tensors[op.inputs[1]].name)]
         _flatten_by_products(model, graph)
         _drop_unread(model, graph)
 
@@ -49,7 +51,7 @@ def _known_sizes(model: Any, graph: Any) -> dict[int, Sizes]:
         if tensor.type == schema.TensorType.INT32 and (values := _constant(model, graph, index)):
             known[index] = list(values)
     for op in graph.operators:
-        rule = _RULES.get(_code(model, op))
+        rule = _RULES.get(code_of(model, op))
         sizes = rule(op, graph, known) if rule is not None else None
         if sizes is not None:
             known[op.outputs[0]] = sizes
@@ -80,7 +82,7 @@ def _shape(op: Any, graph: Any, known: Mapping[int, Sizes]) -> Sizes | None:
 def _strided_slice(op: Any, graph: Any, known: Mapping[int, Sizes]) -> Sizes | None:
     source, *places = [known.get(index) for index in op.inputs]
     options = op.builtinOptions
-    if source is None or any(place is None or len(place) != 1 for place in places):
+    if source is None or any(place is None or len(place) != 1 or None in place for place in places):
         return None
     if options.ellipsisMask or options.newAxisMask or options.offset:
         return None
@@ -92,7 +94,7 @@ def _strided_slice(op: Any, graph: Any, known: Mapping[int, Sizes]) -> Sizes | N
 
 def _gather(op: Any, graph: Any, known: Mapping[int, Sizes]) -> Sizes | None:
     source, places = (known.get(index) for index in op.inputs)
-    return None if source is None or places is None else [source[place] for place in places]  # type: ignore[index]
+    return None if source is None or places is None or None in places else [source[place] for place in places]  # type: ignore[index]
 
 
 def _concatenation(op: Any, graph: Any, known: Mapping[int, Sizes]) -> Sizes | None:
@@ -127,8 +129,6 @@ _RULES: dict[int, Rule] = {
     _Builtin.PACK: _pack,
     _Builtin.REDUCE_PROD: _product,
 }
-
-
 _WITH_EFFECTS = (_Builtin.CUSTOM, _Builtin.IF, _Builtin.WHILE, _Builtin.CALL_ONCE, _Builtin.VAR_HANDLE)
 
 
@@ -140,38 +140,27 @@ def _flatten_by_products(model: Any, graph: Any) -> None:
     shapes = {
         op.outputs[0]: (op.inputs[0], _constant(model, graph, op.inputs[1]))
         for op in graph.operators
-        if _code(model, op) == _Builtin.RESHAPE and len(op.inputs) == 2
+        if code_of(model, op) == _Builtin.RESHAPE and len(op.inputs) == 2
     }
     for op in graph.operators:
-        if _code(model, op) != _Builtin.FULLY_CONNECTED or op.inputs[0] not in shapes or op.builtinOptions.keepNumDims:
+        if (
+            code_of(model, op) != _Builtin.FULLY_CONNECTED
+            or op.inputs[0] not in shapes
+            or op.builtinOptions.keepNumDims
+        ):
             continue
         source, shape = shapes[op.inputs[0]]
         if len(shape) == 2 and shape[1] == graph.tensors[op.inputs[1]].shape[1]:
             op.inputs = [source, *op.inputs[1:]]
 
 
-def _add(model: Any, graph: Any, values: np.ndarray, like: Any) -> int:
-    """Adds a constant; returns its index."""
-    buffer, tensor = schema.BufferT(), schema.TensorT()
-    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor.shape, tensor.type, tensor.name = list(values.shape), like.type, like.name
-    tensor.buffer = len(model.buffers) - 1
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
 def _drop_unread(model: Any, graph: Any) -> None:
     """Removes the ops whose results nothing reads: those that computed sizes, and those that had only such readers."""
     read, kept = set(graph.outputs), []
     for op in reversed(graph.operators):
-        has_effects = len(op.outputs) == 0 or _code(model, op) in _WITH_EFFECTS
+        has_effects = len(op.outputs) == 0 or code_of(model, op) in _WITH_EFFECTS
         if not has_effects and not read & set(op.outputs):
             continue
         kept.append(op)
         read |= set(op.inputs)
     graph.operators = kept[::-1]
-
-
-def _code(model: Any, op: Any) -> int:
-    return int(model.operatorCodes[op.opcodeIndex].builtinCode)
