@@ -5,8 +5,10 @@ from bigmodel.pruning.clustering import KeepClusters, WeightClustering
 from bigmodel.pruning.lasso import GroupLasso
 from bigmodel.pruning.monitor import SparsityLog
 from bigmodel.quantization.callbacks import FreezeRanges, QuantizationDelay
+from bigmodel.training import Distillation
 
 __all__ = [
+    "Distillation",
     "FreezeRanges",
     "GroupLasso",
     "KeepClusters",

@@ -51,6 +51,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "pretrain_epochs": 1,
         "precision": "mixed_bfloat16",
         "patience": 1,
+        "distillation": 0.5,
     },
     "AugmentConfig": {"transforms": {"rotation": 0.1, "mixup": 0.3}, "strength": 0.5},
     "PruneConfig": {"sparsity": 0.75, "schedule": "constant", "frequency": 5},
@@ -100,6 +101,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "pretrain_epochs": [-1, 1.5, *NOT_A_NUMBER],
         "precision": ["float16", 16, None],
         "patience": [0, 1.5, "1", True, math.nan],
+        "distillation": [-0.1, 1.1, "1", True, math.nan],
     },
     "AugmentConfig": {
         "transforms": ["rotation", ("blur",), {"rotation": 2.0}, {"rotation": "0.1"}, {"blur": 0.1}, None, 0.5],

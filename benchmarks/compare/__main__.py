@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {name: getattr(options, name) for name in ("epochs", "samples", "float_epochs", "jobs")}
     results = Results(options.out / "results.json", settings)
     if options.retry_failed:
-        results.forget_failed()
+        results.forget_failed(options.networks, options.methods)
     with tempfile.TemporaryDirectory(prefix="compare-") as folder:
         run_tools(options, results, Path(folder))
     measure_latencies(options, results)

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,13 @@ class Results:
             self.runs.append({**run, "commit": commit()})
             self.write()
 
-    def forget_failed(self) -> None:
-        """Forgets the runs without a file, so that they are tried again."""
-        self.runs = [run for run in self.runs if "reason" not in run]
+    def forget_failed(self, networks: Collection[str], methods: Collection[str]) -> None:
+        """Forgets the runs without a file of these networks and methods, so that they are tried again."""
+        self.runs = [
+            run
+            for run in self.runs
+            if "reason" not in run or run["network"] not in networks or run["method"] not in methods
+        ]
 
     def record(self) -> dict[str, Any]:
         """Returns everything a table needs."""

@@ -25,6 +25,9 @@ class TrainConfig(Config):
         strategy: A `tf.distribute` strategy, or `None`.
         patience: Epochs without a better validation metric after which training stops and the best weights come back;
             `None`: half of the epochs, at least 3, as the learning rate falls to zero and the gains come with that.
+        distillation: Share, 0..1, that the outputs of the model as it came have in the loss when a fine-tuning starts;
+            it falls to zero over the training (Hinton et al., 2015). `None`: one half where channels were removed,
+            none elsewhere.
 
     Raises:
         ArgumentError: A value is out of range.
@@ -41,6 +44,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     strategy: Any = None
     patience: int | None = None
+    distillation: float | None = None
 
     def __post_init__(self) -> None:
         self._check_number("epochs", 0, math.inf, whole=True)
@@ -49,6 +53,7 @@ class TrainConfig(Config):
         self._check_number("pretrain_epochs", 0, math.inf, whole=True)
         self._check_choice("precision", ("auto", "float32", "mixed_float16", "mixed_bfloat16"))
         self._check_number("patience", 1, math.inf, whole=True, optional=True)
+        self._check_number("distillation", 0, 1, optional=True)
 
     def patience_of(self, epochs: int) -> int:
         """Returns the patience in a training of so many epochs."""

@@ -25,14 +25,15 @@ def check_training(config: TrainConfig, epochs: int) -> None:
     """Checks that a config can be kept by tf_keras and its toolkit.
 
     Raises:
-        ArgumentError: It asks for reduced precision, a strategy, or no epochs.
+        ArgumentError: It asks for reduced precision, a strategy, distillation, or no epochs.
     """
-    if config.strategy is not None or config.precision not in ("auto", "float32"):
+    if config.strategy is not None or config.precision not in ("auto", "float32") or config.distillation:
+        ordered = ("precision", "strategy", "distillation")
         raise ArgumentError(
             "A tf_keras model can't be trained so.",
-            received=f"precision={config.precision!r}, strategy={config.strategy!r}",
-            expected="precision 'auto' or 'float32', no strategy",
-            fix="Leave both out, or move the model to Keras 3 with bm.from_legacy(model).",
+            received=", ".join(f"{name}={getattr(config, name)!r}" for name in ordered),
+            expected="precision 'auto' or 'float32', no strategy and no distillation",
+            fix="Leave them out, or move the model to Keras 3 with bm.from_legacy(model).",
         )
     if epochs == 0:
         raise ArgumentError(

@@ -229,6 +229,7 @@ def cluster_weights(
         data,
         train,
         learning_rate=peak_learning_rate(clustered),
+        teacher=model,
         callbacks=[*callbacks, clustering],
         seed=seed,
         checkpoint=checkpoint,

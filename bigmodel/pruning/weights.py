@@ -67,6 +67,7 @@ def prune_weights(
         data,
         train,
         learning_rate=rate,
+        teacher=model,
         callbacks=[*callbacks, pruning],
         seed=seed,
         checkpoint=checkpoint,

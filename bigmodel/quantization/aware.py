@@ -55,7 +55,8 @@ def quantize_aware(
         data: Data from `as_data`.
         config: Bits, activations and layers, and how grids are found.
         train: How to train.
-        teacher: A model whose outputs are learned next to the labels; not changed.
+        teacher: Whose outputs are learned next to the labels where `train.distillation` gives them a share; `None`: the
+            model's own, before it was quantized. It is not changed.
         seed: Same seed, same result.
         verbose: As in Keras' `fit`.
         callbacks: Further Keras callbacks; `KeepZeros` keeps a pruned model pruned.
@@ -80,7 +81,7 @@ def quantize_aware(
         data,
         train,
         learning_rate=_SHARE_OF_RATE[least_bits(simulation)] * peak_learning_rate(simulation),
-        teacher=teacher,
+        teacher=model if teacher is None else teacher,
         callbacks=[*callbacks, *_turns(simulation, data, config)],
         seed=seed,
         checkpoint=checkpoint,

@@ -200,7 +200,7 @@ class NativeRun(BaseRun):
         def train(callbacks: list[keras.callbacks.Callback], checkpoint: Path) -> tuple[keras.Model, Figures]:
             simulation, skipped = quantize_aware(
                 network, self.augmentation.training_data(network), _weights_of(config), train=self.plan.train,
-                seed=self.seed,
+                teacher=self.model, seed=self.seed,
                 callbacks=[*callbacks, KeepZeros(), KeepClusters()], checkpoint=checkpoint,
             )  # fmt: skip
             return simulation, {

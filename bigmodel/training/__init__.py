@@ -8,6 +8,7 @@ ready, with labels or without. `initialize` and `regularize` make a variant of a
 from bigmodel.training.cloning import clone
 from bigmodel.training.compilation import compile_like, peak_learning_rate
 from bigmodel.training.defaults import ensure_compiled
+from bigmodel.training.distillation import SOFT_SHARE, Distillation
 from bigmodel.training.initialization import initialize
 from bigmodel.training.judgement import (
     AugmentationChoice,
@@ -20,7 +21,9 @@ from bigmodel.training.preparation import Prepared, prepare
 from bigmodel.training.regularization import regularize
 
 __all__ = [
+    "SOFT_SHARE",
     "AugmentationChoice",
+    "Distillation",
     "Prepared",
     "SynthesisJudgement",
     "TrainingResult",

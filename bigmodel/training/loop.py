@@ -20,7 +20,7 @@ from bigmodel.evaluation.metric import primary_metric
 from bigmodel.training.acceleration import choose_xla
 from bigmodel.training.checkpoint import Checkpoint, path_of, run_of
 from bigmodel.training.compilation import Compilation, peak_learning_rate
-from bigmodel.training.distillation import distilling
+from bigmodel.training.distillation import Distillation
 from bigmodel.training.memory import in_parts, is_out_of_memory, share_gpus
 from bigmodel.training.placement import fed, placed, resolve_precision
 from bigmodel.training.rates import SHARE_OF_COMPILED, cosine_by_epoch, warmup_cosine
@@ -52,6 +52,7 @@ def fit(
     epochs: int | None = None,
     learning_rate: float | None = None,
     teacher: keras.Model | None = None,
+    distillation: float = 0.0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -72,7 +73,8 @@ def fit(
         config: How to train.
         epochs: Epochs in place of `config.epochs`.
         learning_rate: Its peak where `config.learning_rate` is `None`; `None`: a tenth of the compiled one.
-        teacher: A model whose outputs are learned next to the labels.
+        teacher: A model whose outputs are learned next to the labels, if they have a share.
+        distillation: Their share at the start where `config.distillation` is `None`.
         callbacks: Callbacks for Keras' `fit`.
         seed: Decides the order of the data and the dropped units.
         checkpoint: Path prefix of the file from which an interrupted run goes on; `None`: none is written.
@@ -85,7 +87,9 @@ def fit(
     choices = (config.learning_rate, learning_rate, SHARE_OF_COMPILED * peak_learning_rate(model))
     peak = next(rate for rate in choices if rate is not None)
     run = _Run(model, data, config, config.epochs if epochs is None else epochs, seed, peak)
-    return run.train(list(callbacks), teacher=teacher, checkpoint=checkpoint, verbose=verbose)
+    share = distillation if config.distillation is None else config.distillation
+    learning = None if teacher is None or not share else Distillation(teacher, share)
+    return run.train(list(callbacks), distillation=learning, checkpoint=checkpoint, verbose=verbose)
 
 
 def pretrain(
@@ -104,7 +108,7 @@ def pretrain(
     fine-tuning. Arguments, result and errors are those of `fit`.
     """
     run = _Run(model, data, config, config.pretrain_epochs, seed, None)
-    return run.train(list(callbacks), teacher=None, checkpoint=checkpoint, verbose=verbose)
+    return run.train(list(callbacks), distillation=None, checkpoint=checkpoint, verbose=verbose)
 
 
 class _Clock(keras.callbacks.Callback):
@@ -146,7 +150,7 @@ class _Run:
         self,
         callbacks: list[keras.callbacks.Callback],
         *,
-        teacher: keras.Model | None,
+        distillation: Distillation | None,
         checkpoint: str | os.PathLike[str] | None,
         verbose: int,
     ) -> TrainingResult:
@@ -156,7 +160,7 @@ class _Run:
         self._split(before.get("parts", 1))
         while True:
             try:
-                history = self._attempt(callbacks, before, teacher, checkpoint, verbose)
+                history = self._attempt(callbacks, before, distillation, checkpoint, verbose)
                 break
             except Exception as error:  # TensorFlow and XLA raise different ones
                 if not is_out_of_memory(error):
@@ -177,7 +181,7 @@ class _Run:
         self,
         callbacks: list[keras.callbacks.Callback],
         before: dict[str, Any],
-        teacher: keras.Model | None,
+        distillation: Distillation | None,
         checkpoint: str | os.PathLike[str] | None,
         verbose: int,
     ) -> dict[str, list[float]]:
@@ -187,14 +191,14 @@ class _Run:
             with placed(self.model, precision=precision, strategy=self.config.strategy) as trainee:
                 if self.config.strategy is None:  # the clock decided it, so that a run that goes on takes it over
                     self.xla = before["xla"] if before else choose_xla(trainee, self.compilation, self.batches)
-                self._describe(precision, teacher)
+                self._describe(precision, distillation)
                 by_epoch = self._compile(trainee)
                 seed_random_layers(trainee, self.seed)
-                steps = self._steps()
-                updates = steps and steps // self.parts
-                with contextlib.nullcontext() if teacher is None else distilling(trainee, teacher, updates):
-                    history = self._fit(trainee, [*callbacks, *by_epoch], checkpoint, verbose)
+                ours = by_epoch if distillation is None else [*by_epoch, distillation]
+                history = self._fit(trainee, [*callbacks, *ours], checkpoint, verbose)
         finally:
+            if distillation is not None:
+                distillation.release()
             self.compilation.apply(self.model)
         return history
 
@@ -280,15 +284,15 @@ class _Run:
             "samples": self.data.train.size,
         }
 
-    def _describe(self, precision: str, teacher: keras.Model | None) -> None:
+    def _describe(self, precision: str, distillation: Distillation | None) -> None:
         if precision != "float32":
             self.notes.append(f"trained in {precision}")
         if self.config.strategy is not None:
             self.notes.append(f"trained on {self.config.strategy.num_replicas_in_sync} replicas")
         if self.xla is not None:
             self.notes.append(f"trained {'with' if self.xla else 'without'} XLA, which was measured")
-        if teacher is not None:
-            self.notes.append(f"distilled from {teacher.name}")
+        if distillation is not None:
+            self.notes.append(f"distilled from {distillation.teacher.name}")
 
 
 def seed_random_layers(model: keras.Model, seed: int) -> None:

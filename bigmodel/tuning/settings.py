@@ -66,7 +66,7 @@ def train_config(train: TrainConfig, values: Mapping[str, Any], *, times: int = 
         values: The trial's values.
         times: Factor on its epochs.
     """
-    own = {name: values[name] for name in ("learning_rate", "batch_size") if name in values}
+    own = {name: values[name] for name in ("learning_rate", "batch_size", "distillation") if name in values}
     epochs = times * int(values.get("epochs", train.epochs))
     # A cosine brings its gains at its end, so that a longer one needs more patience to get there.
     patience = train.patience and max(train.patience, math.ceil(train.patience * epochs / max(train.epochs, 1)))

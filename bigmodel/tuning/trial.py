@@ -25,7 +25,7 @@ from bigmodel.pruning import KeepZeros, prune_weights
 from bigmodel.pruning.channels import prune_channels
 from bigmodel.quantization import Deployed, deploy, quantize_aware, quantize_post_training
 from bigmodel.quantization.simulation import activation_bits_of
-from bigmodel.training import compile_like, fit, peak_learning_rate
+from bigmodel.training import SOFT_SHARE, compile_like, fit, peak_learning_rate
 from bigmodel.training.memory import forgotten_gradients
 from bigmodel.tuning.objective import Objective, metric_value
 from bigmodel.tuning.settings import (
@@ -194,9 +194,9 @@ class Bench:
             made = self._checked(trained(made, self.data, values, train, callbacks=callbacks, seed=self.seed), limits)
         channels, zeros = channels_config(made, values), zeros_config(values)
         bits = quantize_config(values, self.quantize)
-        teacher = made if channels is not None and values.get("distillation", 1) else None
+        teacher = made
         if channels is not None:
-            made = self._narrowed(made, channels, values, train, teacher, callbacks)
+            made = self._narrowed(made, channels, values, train, callbacks)
             self._checked(made, limits)
         if zeros is not None:
             made = prune_weights(made, self.data, zeros, train=train, seed=self.seed, callbacks=callbacks)
@@ -205,6 +205,8 @@ class Bench:
             made = quantize_post_training(made, self.data, bits).simulation
         elif bits is not None:
             keeping = [KeepZeros()] if zeros is not None else []
+            if channels is not None and train.distillation is None:
+                train = dataclasses.replace(train, distillation=SOFT_SHARE)
             made, _ = quantize_aware(
                 made, self.data, bits, train=train, teacher=teacher, seed=self.seed, callbacks=[*callbacks, *keeping]
             )
@@ -217,7 +219,6 @@ class Bench:
         channels: PruneConfig,
         values: Mapping[str, Any],
         train: TrainConfig,
-        teacher: keras.Model | None,
         callbacks: list[keras.callbacks.Callback],
     ) -> keras.Model:
         """The network without some of its channels, trained again."""
@@ -226,7 +227,8 @@ class Bench:
         if train.epochs:
             rate = peak_learning_rate(made)
             fit(
-                made, self.data, train, learning_rate=rate, teacher=teacher, callbacks=callbacks, seed=self.seed
+                made, self.data, train, learning_rate=rate, teacher=whole, distillation=SOFT_SHARE,
+                callbacks=callbacks, seed=self.seed,
             )  # fmt: skip
         return made
 

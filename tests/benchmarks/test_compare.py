@@ -138,6 +138,17 @@ def test_the_documentation_shows_the_results_that_lie_next_to_it_with_every_tool
         assert tried == set(METHODS)
 
 
+def test_only_the_failures_that_will_be_tried_again_are_forgotten(tmp_path):
+    results = Results(tmp_path / "results.json", {})
+    failed = [("mlp", "float32"), ("mlp", "Keras: int8"), ("lstm", "float32")]
+    for network, method in failed:
+        results.add({"network": network, "method": method, "seed": 0, "reason": "too late"})
+    results.add({"network": "mlp", "method": "float32", "seed": 1, "accuracy": 0.9})
+    results.forget_failed(["mlp"], ["float32"])
+    left = [(run["network"], run["method"], run["seed"]) for run in results.runs]
+    assert left == [("mlp", "Keras: int8", 0), ("lstm", "float32", 0), ("mlp", "float32", 1)]
+
+
 def test_examples_of_the_docstrings():
     for module in (compare, plot, table, tool):
         assert doctest.testmod(module).failed == 0

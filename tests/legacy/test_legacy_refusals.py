@@ -77,10 +77,11 @@ def test_a_run_leaves_out_what_needs_the_layer_again(digits):
         lambda m, d: bm.quantize(m, d, train=NO_EPOCHS),
         lambda m, d: bm.compress_and_tune(m, d, prune=0.5, train=NO_EPOCHS, verbose=0),
         lambda m, d: bm.compress_and_tune(m, d, train=bm.TrainConfig(precision="mixed_float16"), verbose=0),
+        lambda m, d: bm.quantize(m, d, train=bm.TrainConfig(distillation=0.5), verbose=0),
     ],
 )
 def test_training_that_tf_keras_can_not_do_is_refused(call, network, digits):
-    with pytest.raises(ArgumentError, match=r"epochs=0|mixed_float16") as raised:
+    with pytest.raises(ArgumentError, match=r"epochs=0|mixed_float16|distillation=0.5") as raised:
         call(network, digits)
     assert "bm.from_legacy(model)" in raised.value.fix
 

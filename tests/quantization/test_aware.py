@@ -45,6 +45,16 @@ def accuracy(model, test):
     return float((np.asarray(model(test[0])).argmax(axis=1) == test[1]).mean())
 
 
+def test_distillation_holds_the_network_to_its_float_self_where_labels_lead_away(trained, digits):
+    x, y, _ = digits[0].train.arrays()
+    misled = as_data((x, (y + 1) % 10), test_fraction=0)
+    kept = []
+    for share in (None, 0.0, 1.0):
+        train = TrainConfig(epochs=4, batch_size=32, learning_rate=0.02, distillation=share)
+        kept.append(accuracy(aware(trained, misled, bits=4, train=train), digits[1]))
+    assert kept[0] == kept[1] < kept[2] - 0.1
+
+
 @pytest.mark.parametrize(
     ("clipping", "bits", "most"),
     [("min_max", 4, 0.01), ("learned", 4, 0.01), ("min_max", 2, 0.03), ("learned", 2, 0.03), ("min_max", 1, 0.06)],

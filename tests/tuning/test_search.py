@@ -84,17 +84,17 @@ def test_what_lost_channels_learns_from_the_whole_network_until_it_is_quantized(
     class Seen(Exception):
         pass
 
-    def seen(made, data, bits, *, teacher, **settings):
-        teachers.append(teacher)
+    def seen(made, data, bits, *, train, teacher, **settings):
+        told.append((teacher is trained, train.distillation))
         raise Seen
 
-    teachers = []
+    told = []
     monkeypatch.setattr("bigmodel.tuning.trial.quantize_aware", seen)
     bench = Bench(trained, data, Objective("loss", "min", Target()), TRAIN, 0, {"metric": 0.9})
-    for more in ({}, {"distillation": 0.0}, {"channels": 1.0}):
+    for more in ({}, {"distillation": 0.25}, {"channels": 1.0}):
         with pytest.raises(Seen):
             bench.run(None, {"bits": 4, "channels": 0.5, **more}, tmp_path)
-    assert teachers == [trained, None, None]
+    assert told == [(True, 0.5), (True, 0.25), (True, None)]
 
 
 @pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])

@@ -55,6 +55,7 @@ def test_values_go_into_the_configs_of_the_steps():
     assert (config.bits, config.clipping, config.method, config.activations) == (4, "mse", "aware", "dynamic")
     train = train_config(TrainConfig(), values, times=2)
     assert (train.epochs, train.batch_size, train.learning_rate) == (6, 16, None)
+    assert train.distillation is None and train_config(TrainConfig(), {"distillation": 0.0}).distillation == 0.0
     assert train.patience is None  # half of the epochs that there are
     assert train_config(TrainConfig(epochs=4, patience=3), {"epochs": 10}).patience == 8  # 3 of 4, of 10
     assert zeros_config({}) is quantize_config({"bits": 16}) is None

@@ -19,7 +19,7 @@ from bigmodel.pruning.channels.groups import ChannelMap, find_channels
 from bigmodel.pruning.channels.ranking import score_channels
 from bigmodel.pruning.channels.removal import remove_channels
 from bigmodel.pruning.channels.repair import repair_channels
-from bigmodel.training import compile_like, ensure_compiled, fit, peak_learning_rate
+from bigmodel.training import SOFT_SHARE, compile_like, ensure_compiled, fit, peak_learning_rate
 
 CALIBRATION = 1024
 """Samples that the ranking and the repair look at."""
@@ -102,6 +102,7 @@ class _Removal:
             epochs=epochs,
             learning_rate=peak_learning_rate(smaller),  # the widths changed: much has to be learned again
             teacher=self.model,
+            distillation=SOFT_SHARE,
             callbacks=self.callbacks,
             seed=self.seed,
             checkpoint=checkpoint,
