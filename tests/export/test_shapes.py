@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
@@ -76,3 +77,23 @@ def test_a_size_that_comes_out_is_still_computed(tmp_path, flipped):
     x = keras.Input((5, 4))
     ops = check(keras.Model(x, Size()(x)), tmp_path / "m.tflite", 5, 4)
     assert "SHAPE" in ops and "PACK" not in ops
+
+
+def sliced(sizes, order):
+    return tf.stack([sizes[index] for index in tf.unstack(order)])
+
+
+@pytest.mark.parametrize("take", [tf.gather, sliced])
+def test_sizes_at_computed_places_are_computed(tmp_path, take):
+    class Turned(layers.Layer):
+        def call(self, x):
+            sizes = tf.shape(x)
+            order = tf.stack([0, 2 + 0 * sizes[0], tf.minimum(sizes[0], 1)])  # 0, 2, 1
+            return tf.reshape(x, take(sizes, order))
+
+        def compute_output_shape(self, shape):
+            return (shape[0], shape[2], shape[1])
+
+    x = keras.Input((5, 4))
+    ops = check(keras.Model(x, Turned()(x)), tmp_path / "m.tflite", 5, 4)
+    assert {"SHAPE", "RESHAPE"} <= set(ops)
