@@ -50,6 +50,7 @@ def test_the_quickstart_prints_the_report_and_reads_digits_with_the_file(quickst
     assert "accuracy" in output
 
 
+@pytest.mark.slow
 def test_steps_alone_in_a_training_loop_of_ones_own(tmp_path):
     output = run("own_training_loop.py", tmp_path)
     accuracy = {key: float(value) for key, value in re.findall(r"^(trained|pruned|on file): +([\d.]+)", output, re.M)}

@@ -10,6 +10,7 @@ from bigmodel.errors import ArgumentError
 from bigmodel.evaluation.latency import measure_latency
 
 
+@pytest.mark.slow
 def test_a_larger_network_takes_longer(tmp_path: Path) -> None:
     import keras
 

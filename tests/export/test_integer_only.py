@@ -29,6 +29,7 @@ def test_one_of_dense_layers_is_integer_throughout(tmp_path):
     assert {info.dtype for info in (*bm.LiteModel(path).inputs, *bm.LiteModel(path).outputs)} == {"int8"}
 
 
+@pytest.mark.slow
 def test_one_with_float_ops_names_them(tmp_path):
     def attend(x):
         return keras.layers.MultiHeadAttention(2, 4)(x, x)

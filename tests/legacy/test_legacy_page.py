@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (root / "docs" / "legacy.md").read_text(encoding="utf-8")

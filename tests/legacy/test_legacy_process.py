@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 RUN = """
 import os, subprocess, sys
 import numpy as np
@@ -30,6 +32,7 @@ def legacy():
 CHILD = "import tensorflow as tf; print(tf.keras.__version__)"
 
 
+@pytest.mark.slow
 def test_tf_keras_is_keras_3_after_a_legacy_run_here_and_in_children(python):
     code = f"""
 legacy()
@@ -51,6 +54,7 @@ print(np.array_equal(before, native()))
     assert python(RUN + code).strip() == "True"
 
 
+@pytest.mark.slow
 def test_models_of_tf_keras_under_the_switch_are_taken_and_the_switch_stays(python):
     code = """
 import os

@@ -37,6 +37,7 @@ def made(between, digits):
     return quantize_aware(inside, data, config, train=bm.TrainConfig(epochs=1))
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_was_trained(made, between, digits, tmp_path):
     network = network_in(made[0])
     path = bm.export_litert(network, tmp_path / "between.tflite")

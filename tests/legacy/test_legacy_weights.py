@@ -81,6 +81,7 @@ def test_the_file_holds_every_grid_and_computes_as_the_rounded_network(make, x, 
     assert 1e-5 < np.abs(exact - model.predict(x, verbose=0)).max() / np.abs(exact).max() < 0.05
 
 
+@pytest.mark.slow
 def test_the_codes_are_those_of_the_trained_weights_in_a_quarter_of_the_bytes(tmp_path):
     model = chain((256,), layers.Dense(256, activation="relu"), layers.Dense(10))
     before = model.get_weights()
@@ -95,6 +96,7 @@ def test_the_codes_are_those_of_the_trained_weights_in_a_quarter_of_the_bytes(tm
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_a_network_from_quantize_becomes_its_file_also_after_it_was_saved(pruned, digits, tmp_path):
     small = bm.quantize(pruned, digits, FLOAT, verbose=0)
     assert isinstance(small, tf_keras.Model) and small.optimizer is not None
@@ -126,6 +128,7 @@ def test_a_run_makes_the_file_and_where_chooses_its_layers(network, digits):
     np.testing.assert_array_equal(*head)
 
 
+@pytest.mark.slow
 def test_without_orders_of_bits_the_storage_may_still_be_integers(network, digits):
     orders = {"quantize": None, "prune": None, "augment": None, "tune": None, "target": bm.Target(optimize="size")}
     result = bm.compress_and_tune(network, digits, verbose=0, **orders)

@@ -33,6 +33,7 @@ def trained_on(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_an_order_reaches_the_training_samples_and_no_others(trained, digits, trained_on):
     record = bm.compress_and_tune(trained, digits, augment=["noise"], **ORDERS).report
     (data,) = trained_on
@@ -54,6 +55,7 @@ def test_auto_tells_what_it_measured_and_keeps(trained, digits, trained_on, tmp_
     assert comparable(again) == comparable(record) and len(trained_on) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_trains_nothing_says_that_it_varied_nothing(trained, digits):
     record = bm.compress_and_tune(trained, digits, augment=["noise"], **{**ORDERS, "prune": None}).report
     assert "augment: no step trained on the data, so that nothing was varied" in record.notes

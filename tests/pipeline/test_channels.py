@@ -10,6 +10,8 @@ from jobs import accuracy
 import bigmodel as bm
 from bigmodel.config import PruneConfig, QuantizeConfig, TrainConfig
 
+pytestmark = pytest.mark.slow
+
 EIGHT_BITS = QuantizeConfig(bits=8, activations="float", method="post_training")
 
 

@@ -51,6 +51,7 @@ def text():
     return model, x, y, compress(model, bm.Data(train=stream, validation=(x[:128], y[:128])), quantize=orders)
 
 
+@pytest.mark.slow
 def test_a_model_with_an_lstm_comes_out_smaller_and_works(text):
     _, x, y, result = text
     final = result.report.final
@@ -60,12 +61,14 @@ def test_a_model_with_an_lstm_comes_out_smaller_and_works(text):
     assert np.mean((answers > 0.5) == y) > 0.9
 
 
+@pytest.mark.slow
 def test_the_rounding_of_the_lstms_state_is_simulated(text):
     report = text[3].report
     assert "lstm" not in {row["layer"] for row in report.skipped if row["step"] == "quantize"}
     assert report.final["agreement"] >= 0.999
 
 
+@pytest.mark.slow
 def test_without_a_test_split_the_report_says_so(text):
     assert text[3].report.split == "validation"
     assert any("no test split" in note for note in text[3].report.notes)
@@ -100,6 +103,7 @@ def two(tmp_path_factory):
     return model, inputs, labels, result
 
 
+@pytest.mark.slow
 def test_names_reach_the_file_and_its_answers_are_the_models(two):
     _, inputs, _, result = two
     file = bm.LiteModel(result.litert_path)
@@ -111,6 +115,7 @@ def test_names_reach_the_file_and_its_answers_are_the_models(two):
     assert result.report.final["agreement"] >= 0.999
 
 
+@pytest.mark.slow
 def test_inputs_in_a_list_keep_the_models_order_whatever_the_names():
     zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
     model = keras.Model([zeta, alpha], keras.layers.Dense(1, name="y")(zeta - 3 * alpha))
@@ -122,6 +127,7 @@ def test_inputs_in_a_list_keep_the_models_order_whatever_the_names():
     assert result.report.final["agreement"] >= 0.999
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_output_is_in_the_record(two):
     metrics = result_metrics = two[3].report.final["metrics"]
     assert {"loss", "kind_accuracy", "size_mae"} <= set(result_metrics)
@@ -175,6 +181,7 @@ def own():
     return x, y, compress(model, (x, y), prune=0.3, quantize=ONE_FILE, target=target, train=train)
 
 
+@pytest.mark.slow
 def test_what_is_the_callers_own_goes_through_unregistered(own):
     x, _, result = own
     assert [layer.name for layer in result.model.layers][-4:] == ["scaled", "hidden", "same", "y"]
@@ -183,6 +190,7 @@ def test_what_is_the_callers_own_goes_through_unregistered(own):
     )
 
 
+@pytest.mark.slow
 def test_of_a_regression_the_loss_decides_and_its_rise_is_relative(own):
     record = own[2].report
     assert record.metric == "loss" and not record.higher_is_better and record.final["per_class"] is None

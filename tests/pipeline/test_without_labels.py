@@ -7,6 +7,8 @@ import pytest
 
 import bigmodel as bm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def orders():

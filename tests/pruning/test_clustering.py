@@ -176,6 +176,7 @@ def test_keep_clusters_leaves_other_kernels_free():
     assert counts(model)[0] > 6
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_strategy(python):
     code = """
 import keras, numpy as np, tensorflow as tf

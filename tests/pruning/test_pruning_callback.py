@@ -381,6 +381,7 @@ def test_keep_zeros_acts_on_pruned_kernels_alone():
     assert [layer.kernel.constraint for layer in model.layers] == [None, None]
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_strategy(python):
     code = """
 import keras, numpy as np, tensorflow as tf

@@ -295,6 +295,7 @@ def test_the_table_may_be_the_first_thing_that_is_imported(python):
     assert python("import bigmodel.quantization.table as t; print(len(t.RULES))").split()[-1] == str(len(RULES))
 
 
+@pytest.mark.slow
 def test_it_trains_under_a_strategy_of_two_devices_as_on_one(python):
     code = """
 import numpy as np, tensorflow as tf, keras

@@ -17,6 +17,7 @@ def test_every_format_is_in_the_table_of_files(page):
     assert set(re.findall(r"`(\w+)`", table)) == set(FORMATS)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_and_print_what_their_comments_say(
     page, in_process, tmp_path, monkeypatch, capsys
 ):

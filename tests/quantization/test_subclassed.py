@@ -109,6 +109,7 @@ def test_the_file_computes_what_was_simulated_and_the_saved_model_too(method, ne
     np.testing.assert_array_equal(again.predict(data[0], verbose=0), expected)
 
 
+@pytest.mark.slow
 def test_bits_are_allotted_to_the_layers_inside(net, data, tmp_path):
     def size_of(bits):
         config = QuantizeConfig(bits=bits, activations="dynamic", method="post_training")

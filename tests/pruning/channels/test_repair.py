@@ -147,6 +147,7 @@ def test_the_step_removes_until_the_file_is_small_enough(trained, digits, tmp_pa
     assert 0.4 < less.stat().st_size / whole.stat().st_size <= 0.52  # a file pads its buffers
 
 
+@pytest.mark.slow
 def test_rounds_stop_before_the_threshold_is_broken(trained, digits):
     data = (digits[0], digits[1])
     train = TrainConfig(epochs=4, batch_size=64)
@@ -157,6 +158,7 @@ def test_rounds_stop_before_the_threshold_is_broken(trained, digits):
         prune_channels(trained, data, order(sparsity=0.99, max_drop=0.0), train=TrainConfig(epochs=0))
 
 
+@pytest.mark.slow
 def test_rounds_leave_what_one_round_would(trained, digits):
     data = (digits[0][:300], digits[1][:300])
     smaller = prune_channels(trained, data, order(sparsity=0.6, max_drop=1.0), train=TrainConfig(epochs=0))
