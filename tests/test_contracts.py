@@ -235,8 +235,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(name: str) -> keras.callbacks.Callback:
-    return CALLBACKS[name](**ARGUMENTS.get(name, {}))
+def make(name: str, trained: keras.Model) -> keras.callbacks.Callback:
+    teacher = {"teacher": trained} if "teacher" in inspect.signature(CALLBACKS[name]).parameters else {}
+    return CALLBACKS[name](**ARGUMENTS.get(name, {}), **teacher)
 
 
 def fitted(model: keras.Model, data: tuple[np.ndarray, np.ndarray], callback: keras.callbacks.Callback) -> keras.Model:
@@ -257,7 +258,7 @@ def test_there_are_callbacks_and_every_row_is_of_one():
 
 @pytest.mark.parametrize("name", sorted(CALLBACKS))
 def test_a_callback_leaves_the_models_structure_alone(name, trained, data, tmp_path):
-    callback = make(name)
+    callback = make(name, trained)
     model = keras.models.clone_model(trained)
     model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*data, epochs=1, verbose=0)  # the training step has been traced before the callback comes
@@ -274,7 +275,7 @@ def test_a_callback_leaves_the_models_structure_alone(name, trained, data, tmp_p
 
 @pytest.mark.parametrize("name", sorted(CALLBACKS))
 def test_one_callback_serves_two_fits_and_its_copy_serves_like_it(name, trained, data):
-    callback = make(name)
+    callback = make(name, trained)
     copied = copy.deepcopy(callback)
     first, second, third = (fitted(trained, data, c).get_weights() for c in (callback, callback, copied))
     for a, b, c in zip(first, second, third, strict=True):
