@@ -49,6 +49,19 @@ class Metric:
         """Returns whether `value` is strictly better than `other`."""
         return value > other if self.higher_is_better else value < other
 
+    def standard_error(self, value: float, samples: int) -> float:
+        """Returns how far chance alone moves `value`: the standard error of a share of so many samples.
+
+        Zero where the metric isn't an accuracy: what one sample adds to others is not known.
+
+        Example:
+            >>> Metric("accuracy", True).standard_error(0.9, 900), Metric("mae", False).standard_error(0.9, 900)
+            (0.01, 0.0)
+        """
+        if "acc" not in self.name.lower() or not 0 <= value <= 1:
+            return 0.0
+        return math.sqrt(value * (1 - value) / samples)
+
 
 def primary_metric(model: keras.Model) -> Metric:
     """Returns the first metric the model was compiled with, else its loss. The model is not changed.

@@ -238,14 +238,14 @@ class _Run:
         best = self._selection(trainee, callbacks)
         saver = checkpoint and Checkpoint(checkpoint, self._identity(trainee), best=best, callbacks=callbacks)
         done, stopped = saver.resume(trainee) if saver else (0, False)
-        if done:
-            self.notes.append(f"resumed after epoch {done}")
-        elif best is not None and all(getattr(callback, "settled", True) for callback in callbacks):
-            best.start = trainee.evaluate(self.validation, verbose=0, return_dict=True)
         self.clock.face[0] = done
         with warnings.catch_warnings():
-            # Keras says so of every stream whose length it learns in the first epoch.
+            # Keras says so of every stream whose length it learns when it ends.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
+            if done:
+                self.notes.append(f"resumed after epoch {done}")
+            elif best is not None and all(getattr(callback, "settled", True) for callback in callbacks):
+                best.start = trainee.evaluate(self.validation, verbose=0, return_dict=True)
             history = trainee.fit(
                 fed(self.batches, self.config.strategy),
                 validation_data=self.validation,
@@ -268,6 +268,7 @@ class _Run:
             primary_metric(trainee),
             patience=self.config.patience_of(self.epochs),
             is_comparable=lambda: all(callback.settled for callback in watched),
+            samples=self.data.validation and self.data.validation.size,
         )
 
     def _identity(self, trainee: keras.Model) -> dict[str, Any]:

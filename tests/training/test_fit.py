@@ -9,8 +9,10 @@ from bigmodel.callbacks import MagnitudePruning
 from bigmodel.config import TrainConfig
 from bigmodel.data import Data, as_data
 from bigmodel.errors import DirectoryError
+from bigmodel.evaluation.metric import Metric
 from bigmodel.training import clone, fit, pretrain
 from bigmodel.training.rates import warmup_cosine
+from bigmodel.training.selection import BestWeights
 
 layers = keras.layers
 CONFIG = TrainConfig(epochs=4, batch_size=32, patience=10)
@@ -69,6 +71,58 @@ def test_a_worse_model_never_comes_back(data):
     assert min(result.history["val_loss"]) > before["loss"]
     assert same(model, weights)
     assert "kept the weights it had" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "epochs", "kept"),
+    [
+        # One standard error of 0.9 on 6000 samples is 0.0039.
+        ("accuracy", 6000, [(0.897, 0.29)], 1),  # lower within chance, of lower loss
+        ("accuracy", 6000, [(0.897, 0.31)], 0),  # of higher loss
+        ("accuracy", 6000, [(0.895, 0.20)], 0),  # lower beyond chance
+        ("accuracy", 100, [(0.897, 0.29)], 1),
+        ("accuracy", 100, [(0.890, 0.20)], 0),  # few samples are no excuse for a whole point
+        ("accuracy", None, [(0.899, 0.20)], 0),  # a stream of unknown length
+        ("auc", 6000, [(0.899, 0.20)], 0),  # no share of the samples
+        ("accuracy", 6000, [(0.898, 0.29), (0.897, 0.28), (0.899, 0.30)], 3),  # trained epochs go by the metric
+        ("accuracy", 6000, [(0.897, 0.29), (0.898, 0.25), (0.898, 0.24)], 3),  # and by the loss where it is equal
+        ("accuracy", 6000, [(0.901, 0.40), (0.899, 0.20)], 1),
+    ],
+)
+def test_the_start_stands_where_it_is_better_beyond_chance(name, samples, epochs, kept):
+    model = network()
+    best = BestWeights(
+        Metric(name, True), patience=9, is_comparable=lambda: True, samples=samples, start={name: 0.9, "loss": 0.3}
+    )
+    best.set_model(model)
+    states = [model.get_weights()]
+    best.on_train_begin()
+    for epoch, (value, loss) in enumerate(epochs):
+        model.set_weights([weight + 1 for weight in model.get_weights()])
+        states.append(model.get_weights())
+        best.on_epoch_end(epoch, {f"val_{name}": value, "val_loss": loss})
+    best.on_train_end()
+    assert best.epoch == kept
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), states[kept], strict=True))
+
+
+def test_a_lower_loss_replaces_the_start_where_the_validation_splits_size_leaves_room_for_chance(data):
+    def accuracy_of_doubt(target, prediction):  # falls a little as the network grows sure, which its loss rewards
+        return 0.9 - 0.005 * keras.ops.max(prediction, axis=-1)
+
+    trained = network(metrics=[accuracy_of_doubt])
+    fit(trained, data, CONFIG, learning_rate=0.02)
+    (x, y, _), (vx, vy, _) = data.train.arrays(), data.validation.arrays()
+    unsized = tf.data.Dataset.from_tensor_slices((vx, vy)).filter(lambda *_: True).batch(32)
+    settings = TrainConfig(epochs=1, batch_size=32, learning_rate=3e-3)
+    for split, kept in ((data.validation, "kept epoch 1 of 1"), (unsized, "kept the weights it had")):
+        model = clone(trained)
+        before = measured(model, data)
+        splits = data if split is data.validation else as_data(Data(train=(x, y), validation=split))
+        result = fit(model, splits, settings)
+        loss, value = result.history["val_loss"][0], result.history["val_accuracy_of_doubt"][0]
+        assert loss < before["loss"] and value < before["accuracy_of_doubt"]
+        assert kept in result.notes
 
 
 def test_training_stops_after_patience_without_a_better_epoch(data):
