@@ -12,7 +12,6 @@ import numpy as np
 from bigmodel.errors import ModelError
 from bigmodel.evaluation.metric import Metric
 
-
 _MOST_CHANCE: Final = 0.005
 """A metric that is lower by more than this is never taken for as good, however few samples it was measured on."""
 
