@@ -6,6 +6,10 @@ parts they know; a face of the library adds its context once (`raise ... from er
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Callable
+from typing import Any
+
 
 class BigmodelError(Exception):
     """Base class of every error that bigmodel raises on purpose.
@@ -52,6 +56,47 @@ class DirectoryError(BigmodelError, OSError):
 
 class DependencyError(BigmodelError, ImportError):
     """An optional package is not installed; the message names the pip extra."""
+
+
+def check_argument(
+    owner: str, name: str, value: object, fits: Callable[[Any], object], expected: str, fix: str = ""
+) -> None:
+    """Refuses the value of an argument that is no flag.
+
+    Args:
+        owner: What the argument belongs to, for the first line of the message.
+        name: The argument.
+        value: What came in.
+        fits: Says whether a value fits; one that it can't compare, as a text with a number, does not.
+        expected: What would have been accepted.
+        fix: What to do; empty: pass what is expected.
+
+    Raises:
+        ArgumentError: The value does not fit.
+
+    Example:
+        >>> check_argument("WeightClustering", "clusters", 16, whole_from(2), "a whole number of at least 2")
+    """
+    try:
+        accepted = not isinstance(value, bool) and bool(fits(value))
+    except (TypeError, ValueError):
+        accepted = False
+    if not accepted:
+        raise ArgumentError(
+            f"{owner}'s {name} can't be used.",
+            received=f"{name}={describe(value)}",
+            expected=expected,
+            fix=fix or f"Pass {name} as {expected}.",
+        )
+
+
+def whole_from(low: int) -> Callable[[Any], bool]:
+    """Returns a check for whole numbers of at least `low`.
+
+    >>> whole_from(2)(1), whole_from(2)(2), whole_from(2)(2.5)
+    (False, True, False)
+    """
+    return lambda value: isinstance(value, numbers.Integral) and int(value) >= low
 
 
 def summary(error: BaseException, length: int = 300) -> str:

@@ -235,6 +235,38 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+# One row for each argument of each callback: values that must be refused.
+NO_LAYERS = {"where": ["dense", 3]}
+NO_STEPS = [-1, 1.5, "1", True, math.nan]
+WRONG_ARGUMENTS: dict[str, dict[str, list[Any]]] = {
+    "Distillation": {
+        "teacher": ["model", None],
+        "share": [-0.1, 1.1, *NOT_A_NUMBER],
+        "temperature": [0, -1.0, math.inf, *NOT_A_NUMBER],
+    },
+    "FreezeRanges": {"step": NO_STEPS},
+    "GroupLasso": {"strength": [-0.1, math.inf, *NOT_A_NUMBER], **NO_LAYERS},
+    "KeepClusters": {"clusters": [1, *NO_STEPS, None], **NO_LAYERS},
+    "KeepZeros": NO_LAYERS,
+    "MagnitudePruning": {
+        "sparsity": [-0.1, 1.0, 80, *NOT_A_NUMBER],
+        "granularity": ["layer", "4:2", None, 3],
+        "ranking": ["model", None],
+        "block_shape": [4, (0, 4), (1, 2, 3), (1.0, 4), None],
+        "schedule": ["cubic", None, 3],
+        "begin_step": [*NO_STEPS, None],
+        "end_step": NO_STEPS,
+        "frequency": [0, *NO_STEPS, None],
+        **NO_LAYERS,
+    },
+    "QuantizationDelay": {"steps": [*NO_STEPS, None]},
+    "SparsityLog": {"log_dir": [3, True], **NO_LAYERS},
+    "WeightClustering": {"clusters": [1, *NO_STEPS, None], "initialization": ["random", None], **NO_LAYERS},
+}
+# Flags, samples that the model itself takes or refuses, and a map that `find_channels` makes.
+UNCHECKED_ARGUMENTS = {("MagnitudePruning", "frozen"), ("FreezeRanges", "samples"), ("GroupLasso", "channels")}
+
+
 def make(name: str, trained: keras.Model) -> keras.callbacks.Callback:
     teacher = {"teacher": trained} if "teacher" in inspect.signature(CALLBACKS[name]).parameters else {}
     return CALLBACKS[name](**ARGUMENTS.get(name, {}), **teacher)
@@ -254,6 +286,21 @@ def fitted(model: keras.Model, data: tuple[np.ndarray, np.ndarray], callback: ke
 def test_there_are_callbacks_and_every_row_is_of_one():
     assert set(ARGUMENTS) <= set(CALLBACKS)
     assert CALLBACKS
+
+
+def test_every_argument_of_every_callback_has_its_row():
+    arguments = {(name, a) for name, callback in CALLBACKS.items() for a in inspect.signature(callback).parameters}
+    rows = {(name, argument) for name, row in WRONG_ARGUMENTS.items() for argument in row}
+    assert rows == arguments - UNCHECKED_ARGUMENTS
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), cases(WRONG_ARGUMENTS))
+def test_a_callback_refuses_a_wrong_value_in_three_parts(name, argument, value, trained):
+    given = {**ARGUMENTS.get(name, {}), **({"teacher": trained} if name == "Distillation" else {}), argument: value}
+    with pytest.raises(ArgumentError) as caught:
+        CALLBACKS[name](**given)
+    error = caught.value
+    assert argument in error.problem and error.received and error.expected and error.fix
 
 
 @pytest.mark.parametrize("name", sorted(CALLBACKS))

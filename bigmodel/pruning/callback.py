@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Final, final
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigmodel.config import Where
-from bigmodel.errors import ArgumentError, ModelError, describe
+from bigmodel.errors import ArgumentError, ModelError, check_argument, describe, whole_from
 from bigmodel.pruning import schedules
 from bigmodel.pruning.constrained_fit import ConstrainedFit
 from bigmodel.pruning.constraints import Masks
-from bigmodel.pruning.layers import Kernel, input_axis, prunable
+from bigmodel.pruning.layers import Kernel, check_where, input_axis, prunable
 from bigmodel.pruning.masks import magnitude_mask, sparsity_of
 from bigmodel.pruning.patterns import Pattern, Ranking
 
@@ -87,16 +88,18 @@ class MagnitudePruning(ConstrainedFit):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        _check("sparsity", sparsity, 0 <= sparsity < 1, "a number from 0 to below 1")
-        known = callable(schedule) or schedule in ("polynomial", "constant")
-        _check("schedule", schedule, known, "'polynomial', 'constant' or a function of the step")
-        _check("begin_step", begin_step, begin_step >= 0, "a number of steps of at least 0")
-        _check("end_step", end_step, end_step is None or end_step >= begin_step, f"at least begin_step ({begin_step})")
-        _check("frequency", frequency, frequency >= 1, "a number of steps of at least 1")
-        if end_step is not None and schedule != "polynomial":
-            _check("end_step", end_step, False, "None with a schedule that sets its own end")
-        if begin_step and callable(schedule):
-            _check("begin_step", begin_step, False, "0 with a schedule that sets its own begin")
+        check = functools.partial(check_argument, "MagnitudePruning")
+        known = ("polynomial", "constant")
+        check("sparsity", sparsity, lambda share: 0 <= share < 1, "a number from 0 to below 1")
+        check("schedule", schedule, lambda s: callable(s) or s in known, "'polynomial', 'constant' or a function")
+        check_where("MagnitudePruning", where)
+        check("begin_step", begin_step, whole_from(0), "a number of steps of at least 0")
+        check("frequency", frequency, whole_from(1), "a number of steps of at least 1")
+        if end_step is not None:
+            check("end_step", end_step, whole_from(begin_step), f"None, or steps of at least begin_step ({begin_step})")
+            check("end_step", end_step, lambda _: schedule == "polynomial", "None with a schedule that sets its end")
+        if callable(schedule):
+            check("begin_step", begin_step, lambda begin: begin == 0, "0 with a schedule that sets its own begin")
         self.sparsity, self.schedule, self.where = sparsity, schedule, where
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
         self.frozen = frozen
@@ -307,6 +310,7 @@ class KeepZeros(ConstrainedFit):
 
     def __init__(self, where: Where | None = None) -> None:
         super().__init__()
+        check_where("KeepZeros", where)
         self.where = where
 
     def _hold(self) -> Masks:
@@ -321,16 +325,6 @@ class KeepZeros(ConstrainedFit):
 
 def _everywhere(layer: keras.Layer) -> bool:
     return True
-
-
-def _check(name: str, value: object, condition: bool, expected: str) -> None:
-    if not condition:
-        raise ArgumentError(
-            f"MagnitudePruning's {name} can't be used.",
-            received=f"{name}={describe(value)}",
-            expected=expected,
-            fix=f"Pass {name} as {expected}.",
-        )
 
 
 def missing_zeros(model: keras.Model, sparsity: float, where: Where | None = None, **pattern: Any) -> dict[str, int]:

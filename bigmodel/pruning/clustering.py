@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, final
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 from bigmodel.config import ClusterConfig, TrainConfig, Where
 from bigmodel.data import Data, as_data
-from bigmodel.errors import ArgumentError, ModelError, describe
+from bigmodel.errors import ModelError, check_argument, describe, whole_from
 from bigmodel.pruning.codebook import Initialization, codebook, distinct_count
 from bigmodel.pruning.constrained_fit import ConstrainedFit
 from bigmodel.pruning.constraints import Held, StepConstraint
-from bigmodel.pruning.layers import prunable
+from bigmodel.pruning.layers import check_where, prunable
 from bigmodel.training import clone, ensure_compiled, fit, peak_learning_rate
 
 _MOST_CLUSTERS = 256
@@ -132,9 +133,10 @@ class WeightClustering(ConstrainedFit):
         self, clusters: int = 16, *, where: Where | None = None, initialization: Initialization = "linear"
     ) -> None:
         super().__init__()
-        _check("clusters", clusters, isinstance(clusters, int) and clusters >= 2, "a whole number of at least 2")
-        known = initialization in ("linear", "density")
-        _check("initialization", initialization, known, "'linear' or 'density'")
+        check = functools.partial(check_argument, "WeightClustering")
+        check("clusters", clusters, whole_from(2), "a whole number of at least 2")
+        check("initialization", initialization, lambda i: i in ("linear", "density"), "'linear' or 'density'")
+        check_where("WeightClustering", where)
         self.clusters, self.where, self.initialization = clusters, where, initialization
         self.settled = False
         """Whether the weights are clustered, so that epochs are comparable from here on."""
@@ -169,7 +171,8 @@ class KeepClusters(ConstrainedFit):
 
     def __init__(self, clusters: int = _MOST_CLUSTERS, *, where: Where | None = None) -> None:
         super().__init__()
-        _check("clusters", clusters, isinstance(clusters, int) and clusters >= 2, "a whole number of at least 2")
+        check_argument("KeepClusters", "clusters", clusters, whole_from(2), "a whole number of at least 2")
+        check_where("KeepClusters", where)
         self.clusters, self.where = clusters, where
 
     def _hold(self) -> Codebooks:
@@ -257,13 +260,3 @@ def _kernels(model: keras.Model, where: Where | None) -> list[keras.Variable]:
             fix="Let `where` select a layer, or name the weights of your own layer in get_prunable_weights().",
         )
     return variables
-
-
-def _check(name: str, value: object, condition: bool, expected: str) -> None:
-    if not condition:
-        raise ArgumentError(
-            f"{name} can't be used.",
-            received=f"{name}={describe(value)}",
-            expected=expected,
-            fix=f"Pass {name} as {expected}.",
-        )

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigmodel.config import Where
-from bigmodel.errors import ArgumentError, ModelError, describe
+from bigmodel.errors import ModelError, check_argument
 from bigmodel.pruning.channels import ChannelMap
 from bigmodel.pruning.channels import Group as ChannelGroup
 from bigmodel.pruning.constrained_fit import ConstrainedFit
 from bigmodel.pruning.constraints import Held, StepConstraint
-from bigmodel.pruning.layers import output_axis, prunable
+from bigmodel.pruning.layers import check_where, output_axis, prunable
 
 _TINY: Final = 1e-30
 
@@ -224,13 +224,9 @@ class GroupLasso(ConstrainedFit):
         channels: ChannelMap | Callable[[keras.Model], ChannelMap] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
-            raise ArgumentError(
-                "GroupLasso's strength can't be used.",
-                received=f"strength={describe(strength)}",
-                expected="a number of at least 0",
-                fix="Start with 1e-3 (SGD) or 0.1 (Adam), and raise it until channels go.",
-            )
+        start = "Start with 1e-3 (SGD) or 0.1 (Adam), and raise it until channels go."
+        check_argument("GroupLasso", "strength", strength, lambda s: 0 <= s < math.inf, "a number of at least 0", start)
+        check_where("GroupLasso", where)
         self.strength, self.where, self.channels = strength, where, channels
 
     def _hold(self) -> Shrinkage:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import keras
 
 from bigmodel.config import Where
+from bigmodel.errors import check_argument
 
 Kernel = tuple[keras.Layer, keras.Variable]
 """A layer and one of its kernels."""
@@ -26,6 +27,19 @@ def is_prunable(layer: keras.Layer) -> bool:
     nearly nothing.
     """
     return not isinstance(layer, _DEPTHWISE)
+
+
+def check_where(owner: str, where: object) -> None:
+    """Refuses a choice of layers that can't be asked.
+
+    Args:
+        owner: What the choice belongs to, for the message.
+        where: `None`, or a function of a layer.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    check_argument(owner, "where", where, lambda w: w is None or callable(w), "a function layer -> bool, or None")
 
 
 def prunable(model: keras.Model, where: Where | None = None, *, frozen: bool = False) -> list[Kernel]:

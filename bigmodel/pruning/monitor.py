@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from bigmodel.config import Where
-from bigmodel.pruning.layers import prunable
+from bigmodel.errors import check_argument
+from bigmodel.pruning.layers import check_where, prunable
 from bigmodel.pruning.masks import sparsity_of
 from bigmodel.training.scalars import ScalarWriter
 
@@ -38,6 +39,9 @@ class SparsityLog(keras.callbacks.Callback):
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None, *, where: Where | None = None) -> None:
         super().__init__()
+        folder = (str, os.PathLike, type(None))
+        check_argument("SparsityLog", "log_dir", log_dir, lambda path: isinstance(path, folder), "a folder's path")
+        check_where("SparsityLog", where)
         self.log_dir, self.where = log_dir, where
         self._writer: ScalarWriter | None = None
 

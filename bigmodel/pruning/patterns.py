@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -10,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bigmodel.errors import ArgumentError, describe
+from bigmodel.errors import check_argument, whole_from
 from bigmodel.pruning.masks import lowest_mask, zero_count
 
 Mask = NDArray[np.bool_]
@@ -181,15 +182,16 @@ class Pattern:
     block_shape: tuple[int, int] = (1, 4)
 
     def __post_init__(self) -> None:
-        known = self.granularity in ("weight", "block") or self.n_of_m is not None
-        _check(known, "granularity", self.granularity, "'weight', 'block', or n of m like '2:4' with n below m")
-        _check(self.ranking in ("layer", "global"), "ranking", self.ranking, "'layer' or 'global'")
-        fits = self.ranking == "layer" or self.n_of_m is None
-        _check(fits, "ranking", self.ranking, f"'layer' with granularity={self.granularity!r}")
-        sizes = self.block_shape if isinstance(self.block_shape, (tuple, list)) else ()
-        whole = len(sizes) == 2 and all(isinstance(size, int) and size >= 1 for size in sizes)
-        _check(whole, "block_shape", self.block_shape, "two whole numbers of at least 1, (inputs, outputs)")
-        object.__setattr__(self, "block_shape", tuple(sizes))
+        check = functools.partial(check_argument, "The pattern")
+        granularity, ranking, shape = self.granularity, self.ranking, self.block_shape
+        kinds = "'weight', 'block', or n of m like '2:4' with n below m"
+        check("granularity", granularity, lambda name: name in ("weight", "block") or self.n_of_m is not None, kinds)
+        check("ranking", ranking, lambda name: name in ("layer", "global"), "'layer' or 'global'")
+        if self.n_of_m is not None:
+            check("ranking", ranking, lambda name: name == "layer", f"'layer' with granularity={granularity!r}")
+        two = "two whole numbers of at least 1, (inputs, outputs)"
+        check("block_shape", shape, lambda sizes: len(sizes) == 2 and all(map(whole_from(1), sizes)), two)
+        object.__setattr__(self, "block_shape", tuple(shape))
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:
@@ -205,7 +207,8 @@ class Pattern:
         """
         if self.n_of_m is not None:
             share = 1 - self.n_of_m[0] / self.n_of_m[1]
-            _check(abs(sparsity - share) < 1e-6, "sparsity", sparsity, f"{share:g} with granularity={self.granularity}")
+            expected = f"{share:g} with granularity={self.granularity}"
+            check_argument("The pattern", "sparsity", sparsity, lambda given: abs(given - share) < 1e-6, expected)
 
     def mask(self, scores: ArrayLike, sparsity: float, axis: int = -2) -> Mask:
         """Marks what to keep in one kernel.
@@ -236,13 +239,3 @@ class Pattern:
             return global_masks(scores, sparsity)
         masks = global_masks([block_means(kernel, self.block_shape) for kernel in scores], sparsity)
         return [_spread(m, self.block_shape, np.shape(kernel)) for m, kernel in zip(masks, scores, strict=True)]
-
-
-def _check(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ArgumentError(
-            f"The pattern's {name} can't be used.",
-            received=f"{name}={describe(value)}",
-            expected=expected,
-            fix=f"Pass {name} as {expected}.",
-        )

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from bigmodel.data.elements import in_batches
-from bigmodel.errors import ArgumentError, describe
+from bigmodel.errors import check_argument, whole_from
 from bigmodel.graph import walk
 from bigmodel.quantization.layers import FakeQuantize, Quantized
 
@@ -102,7 +102,7 @@ class QuantizationDelay(_Turn):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        _check("steps", steps, steps >= 0)
+        check_argument("QuantizationDelay", "steps", steps, whole_from(0), "a number of steps of at least 0")
         self.steps = steps
 
     @property
@@ -161,7 +161,8 @@ class FreezeRanges(_Turn):
 
     def __init__(self, step: int | None = None, samples: Any = None) -> None:
         super().__init__()
-        _check("step", step, step is None or step >= 0)
+        if step is not None:
+            check_argument("FreezeRanges", "step", step, whole_from(0), "None, or a number of steps of at least 0")
         self.step, self.samples = step, samples
         self._own: list[tuple[keras.layers.Layer, Callable[..., Any]]] = []
 
@@ -214,13 +215,3 @@ def _at_inference(call: Callable[..., Any]) -> Callable[..., Any]:
 
 def _layers(model: keras.Model) -> list[Any]:
     return [layer for layer in walk(model) if isinstance(layer, (Quantized, FakeQuantize))]
-
-
-def _check(name: str, value: Any, fits: bool) -> None:
-    if not fits:
-        raise ArgumentError(
-            f"{name} can't be used.",
-            received=f"{name}={describe(value)}",
-            expected="a number of steps of at least 0",
-            fix=f"Pass {name}=0 or more.",
-        )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import keras
 
-from bigmodel.errors import ArgumentError, ModelError, describe
+from bigmodel.errors import ModelError, check_argument
 from bigmodel.training.defaults import Activation, activations
 
 TEMPERATURE: Final = 2.0
@@ -41,7 +41,7 @@ class Distillation(keras.callbacks.Callback):
             more.
 
     Raises:
-        ArgumentError: A number is out of range.
+        ArgumentError: The teacher is no model, or a number is out of range.
         ModelError: When training begins: the teacher is the model itself, or its outputs have other shapes.
 
     Source:
@@ -55,8 +55,9 @@ class Distillation(keras.callbacks.Callback):
 
     def __init__(self, teacher: keras.Model, share: float = SOFT_SHARE, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        _check_number("share", share, lambda number: 0 <= number <= 1, "a number from 0 to 1")
-        _check_number("temperature", temperature, lambda number: 0 < number < math.inf, "a number above 0")
+        check_argument("Distillation", "teacher", teacher, lambda t: isinstance(t, keras.Model), "a Keras model")
+        check_argument("Distillation", "share", share, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+        check_argument("Distillation", "temperature", temperature, lambda t: 0 < t < math.inf, "a number above 0")
         self.teacher, self.share, self.temperature = teacher, share, temperature
         self._student: keras.Model | None = None
         self._detach: Callable[[], None] = lambda: None
@@ -145,16 +146,6 @@ class Distillation(keras.callbacks.Callback):
         clone._model, clone.params = None, None
         clone._student, clone._detach, clone._compare = None, lambda: None, []
         return clone
-
-
-def _check_number(name: str, value: Any, fits: Callable[[float], bool], expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
-        raise ArgumentError(
-            "The distillation can't be set up.",
-            received=f"{name}={describe(value)}",
-            expected=expected,
-            fix=f"Pass {name}={SOFT_SHARE if name == 'share' else TEMPERATURE}.",
-        )
 
 
 def _check_teacher(teacher: keras.Model, model: keras.Model) -> None:
