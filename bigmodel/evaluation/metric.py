@@ -55,7 +55,7 @@ class Metric:
         Zero where the metric isn't an accuracy: what one sample adds to others is not known.
 
         Example:
-            >>> Metric("accuracy", True).standard_error(0.9, 900), Metric("mae", False).standard_error(0.9, 900)
+            >>> Metric("accuracy", True).standard_error(0.5, 2500), Metric("mae", False).standard_error(0.5, 2500)
             (0.01, 0.0)
         """
         if "acc" not in self.name.lower() or not 0 <= value <= 1:

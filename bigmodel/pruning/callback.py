@@ -93,8 +93,8 @@ class MagnitudePruning(ConstrainedFit):
         check("sparsity", sparsity, lambda share: 0 <= share < 1, "a number from 0 to below 1")
         check("schedule", schedule, lambda s: callable(s) or s in known, "'polynomial', 'constant' or a function")
         check_where("MagnitudePruning", where)
-        check("begin_step", begin_step, whole_from(0), "a number of steps of at least 0")
-        check("frequency", frequency, whole_from(1), "a number of steps of at least 1")
+        check("begin_step", begin_step, whole_from(0), "a whole number of steps of at least 0")
+        check("frequency", frequency, whole_from(1), "a whole number of steps of at least 1")
         if end_step is not None:
             check("end_step", end_step, whole_from(begin_step), f"None, or steps of at least begin_step ({begin_step})")
             check("end_step", end_step, lambda _: schedule == "polynomial", "None with a schedule that sets its end")

@@ -102,7 +102,7 @@ class QuantizationDelay(_Turn):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        check_argument("QuantizationDelay", "steps", steps, whole_from(0), "a number of steps of at least 0")
+        check_argument("QuantizationDelay", "steps", steps, whole_from(0), "a whole number of steps of at least 0")
         self.steps = steps
 
     @property
@@ -162,7 +162,9 @@ class FreezeRanges(_Turn):
     def __init__(self, step: int | None = None, samples: Any = None) -> None:
         super().__init__()
         if step is not None:
-            check_argument("FreezeRanges", "step", step, whole_from(0), "None, or a number of steps of at least 0")
+            check_argument(
+                "FreezeRanges", "step", step, whole_from(0), "None, or a whole number of steps of at least 0"
+            )
         self.step, self.samples = step, samples
         self._own: list[tuple[keras.layers.Layer, Callable[..., Any]]] = []
 
