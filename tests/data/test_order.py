@@ -103,6 +103,7 @@ def test_a_wrong_batch_size_or_seed_is_refused(name, value):
         numbered().batches(**{name: value})
 
 
+@pytest.mark.slow
 def test_batches_feed_a_distributed_fit(python):
     # Two virtual devices can only be made before TensorFlow starts.
     code = """

@@ -64,8 +64,8 @@ def int8_weights(path):
     ("make", "x", "weights"),
     [
         (convolutions, RNG.random((4, 16, 16, 3), np.float32), 6),
-        (recurrent, RNG.random((4, 7, 8), np.float32), 12),
-        (words, RNG.integers(0, 50, (4, 7)).astype("int32"), 3),
+        pytest.param(recurrent, RNG.random((4, 7, 8), np.float32), 12, marks=pytest.mark.slow),
+        pytest.param(words, RNG.integers(0, 50, (4, 7)).astype("int32"), 3, marks=pytest.mark.slow),
     ],
 )
 def test_the_file_holds_every_grid_and_computes_as_the_rounded_network(make, x, weights, tmp_path):
@@ -111,6 +111,7 @@ def test_a_network_from_quantize_becomes_its_file_also_after_it_was_saved(pruned
     np.testing.assert_allclose(bm.LiteModel(files[0]).predict(x), small.predict(x, verbose=0), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_makes_the_file_and_where_chooses_its_layers(network, digits):
     config = bm.QuantizeConfig(method="post_training", where=lambda layer: layer.name != "head")
     result = bm.compress_and_tune(

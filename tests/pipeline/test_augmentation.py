@@ -42,6 +42,7 @@ def test_an_order_reaches_the_training_samples_and_no_others(trained, digits, tr
     assert any(note.startswith("augmentation of x (tabular): noise") for note in record.notes)
 
 
+@pytest.mark.slow
 def test_auto_tells_what_it_measured_and_keeps(trained, digits, trained_on, tmp_path):
     record = bm.compress_and_tune(trained, digits, directory=tmp_path, **ORDERS).report
     step = record.steps[0]

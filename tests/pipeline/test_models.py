@@ -210,6 +210,7 @@ def untrained(digits):
     return model
 
 
+@pytest.mark.slow
 def test_an_untrained_uncompiled_model_is_trained_first_and_nothing_is_printed(untrained, digits, capfd):
     train = bm.TrainConfig(pretrain_epochs=12, batch_size=32)
     result = compress(untrained, digits, quantize=None, prune=None, train=train, target=bm.Target(optimize="size"))

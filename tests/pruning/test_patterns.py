@@ -336,6 +336,7 @@ def test_two_of_four_is_kept_by_quantization_aware_training_and_in_its_8_bit_fil
         assert (stored.T[kernel == 0] == 0).all() and keeps_two_of_four(stored, axis=-1)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_and_print_what_their_comments_say(root, tmp_path, monkeypatch, capsys):
     page = (root / "docs" / "patterns.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))

@@ -99,7 +99,9 @@ def test_the_choice_is_the_best_of_all_within_the_room():
         assert tuple(chosen.values()) == min(costs, key=costs.get)
 
 
-@pytest.mark.parametrize("share", [0.15, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.15, marks=pytest.mark.slow), 0.5, pytest.param(0.8, marks=pytest.mark.slow)]
+)
 def test_the_file_keeps_the_size_and_uses_it(share, model, data, tmp_path):
     least, most = (size_of(model, data, bits, tmp_path / "end.tflite") for bits in (2, 8))
     size = int(least + share * (most - least))

@@ -149,6 +149,7 @@ def test_it_trains_in_half_precision(trained, digits):
     assert accuracy(trained, digits[1]) - accuracy(simulation, digits[1]) <= 0.03
 
 
+@pytest.mark.slow
 def test_learned_scales_and_ranges_train_on_two_replicas_as_on_one(python):
     code = """
 import keras, numpy as np, tensorflow as tf

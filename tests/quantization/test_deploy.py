@@ -19,7 +19,7 @@ QUICK = (
     "two_inputs_two_outputs", "normalised_before_dense", "free_image_size", "einsum", "transposed", "attention",
     "cells", "root_mean_squares", "operator_between", "linear_in_between",
 )  # fmt: skip
-QUICK_4_BITS = ("mlp", "cnn", "depthwise_separable", "conv1d", "embedding", "lstm", "einsum", "transposed", "attention")
+QUICK_4_BITS = ("mlp", "cnn", "depthwise_separable", "embedding", "transposed")
 CASES = [
     pytest.param(name, bits, marks=[] if name in quick else pytest.mark.slow)
     for bits, quick in ((8, QUICK), (4, QUICK_4_BITS))

@@ -207,9 +207,12 @@ PARTS = {
     "averaged momentum": (lambda: {"optimizer": keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True)}, list),
     "steps_per_execution": (lambda: {"steps_per_execution": 4}, list),
 }
+MORE_PARTS = {"averaged momentum", "steps_per_execution"}
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in MORE_PARTS else []) for name in PARTS]
+)
 def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(name, data, tmp_path):
     compiled, callbacks = PARTS[name]
     config = TrainConfig(epochs=5, batch_size=32, learning_rate=0.01, patience=4)
@@ -271,6 +274,7 @@ def test_precision_auto_is_float32_without_a_gpu(data):
     assert fit(network(), data, CONFIG, epochs=1, learning_rate=0.02).notes == ("kept epoch 1 of 1",)
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_strategy(python):
     code = """
 import keras, numpy as np, tensorflow as tf

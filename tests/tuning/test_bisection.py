@@ -80,7 +80,9 @@ def test_nothing_is_proposed_when_the_time_is_up(tmp_path):
 SHARES = [0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06]
 
 
-@pytest.mark.parametrize("outset", [0, 3, 7])
+@pytest.mark.parametrize(
+    "outset", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("least", [0.06, 0.12, 0.5, 0.8])
 def test_the_bayesian_search_starts_with_the_fewest_channels_that_hold(outset, least, tmp_path):
     space = keras_tuner.HyperParameters()

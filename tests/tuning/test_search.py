@@ -97,7 +97,7 @@ def test_what_lost_channels_learns_from_the_whole_network_until_it_is_quantized(
     assert told == [(True, 0.5), (True, 0.25), (True, None)]
 
 
-@pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])
+@pytest.mark.parametrize("tuner", [pytest.param("grid", marks=pytest.mark.slow), "bayesian", "hyperband"])
 def test_models_of_ones_own_are_built_and_trained_by_every_oracle(tuner, data, tmp_path):
     config = TuneConfig(4, tuner=tuner, build=build)
     found = search(network(), data, config, tmp_path)

@@ -118,6 +118,7 @@ def test_the_step_gives_a_smaller_model_that_is_nearly_as_good(trained, digits):
     assert accuracy(smaller, digits) > accuracy(trained, digits) - 0.03
 
 
+@pytest.mark.slow
 def test_the_step_removes_until_a_cost_is_met(trained, digits):
     data = (digits[0][:300], digits[1][:300])
     config = order(ranking="global", budget={"macs": 0.4})

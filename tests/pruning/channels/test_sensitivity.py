@@ -28,7 +28,9 @@ from bigmodel.pruning.channels import (
 from bigmodel.pruning.channels.sensitivity import _Probe
 
 
-@pytest.mark.parametrize("network", [sequential_cnn, vit], ids=lambda network: network.__name__)
+@pytest.mark.parametrize(
+    "network", [sequential_cnn, pytest.param(vit, marks=pytest.mark.slow)], ids=lambda network: network.__name__
+)
 def test_values_are_those_of_models_without_the_channels(network):
     model = randomise(network())
     model.compile("sgd", "mse", metrics=["mae"])
