@@ -82,12 +82,24 @@ def check_argument(
     except (TypeError, ValueError):
         accepted = False
     if not accepted:
-        raise ArgumentError(
-            f"{owner}'s {name} can't be used.",
-            received=f"{name}={describe(value)}",
-            expected=expected,
-            fix=fix or f"Pass {name} as {expected}.",
-        )
+        raise refusal(f"{owner}'s {name}", name, value, expected, fix)
+
+
+def refusal(subject: str, name: str, value: object, expected: str, fix: str = "") -> ArgumentError:
+    """Returns the error for a value that can't be used; the arguments are those of `check_argument`.
+
+    >>> print(refusal("Target.size", "size", "big", "bytes"))
+    Target.size can't be used.
+    Received: size='big' (str)
+    Expected: bytes
+    Fix: Pass size as bytes.
+    """
+    return ArgumentError(
+        f"{subject} can't be used.",
+        received=f"{name}={describe(value)}",
+        expected=expected,
+        fix=fix or f"Pass {name} as {expected}.",
+    )
 
 
 def whole_from(low: int) -> Callable[[Any], bool]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from bigmodel.errors import ArgumentError, ArgumentTypeError, describe
+from bigmodel.errors import ArgumentError, ArgumentTypeError, describe, refusal
 
 CONFIG_VERSION = 1
 
@@ -71,12 +71,7 @@ class Config:
 
     def _check(self, condition: bool, name: str, expected: str, fix: str = "") -> None:
         if not condition:
-            raise ArgumentError(
-                f"{type(self).__name__}.{name} can't be used.",
-                received=f"{name}={describe(getattr(self, name))}",
-                expected=expected,
-                fix=fix or f"Pass {name} as {expected}.",
-            )
+            raise refusal(f"{type(self).__name__}.{name}", name, getattr(self, name), expected, fix)
 
     def _check_number(self, name: str, low: float, high: float, *, whole: bool = False, optional: bool = False) -> None:
         value = getattr(self, name)
