@@ -102,6 +102,15 @@ def refusal(subject: str, name: str, value: object, expected: str, fix: str = ""
     )
 
 
+def number(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Returns a check for single numbers that fit, which an array never does.
+
+    >>> number(lambda value: value > 0)(0.5), number(lambda value: value > 0)([0.5])
+    (True, False)
+    """
+    return lambda value: isinstance(value, numbers.Real) and fits(value)
+
+
 def whole_from(low: int) -> Callable[[Any], bool]:
     """Returns a check for whole numbers of at least `low`.
 

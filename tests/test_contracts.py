@@ -241,18 +241,18 @@ NO_STEPS = [-1, 1.5, "1", True, math.nan]
 WRONG_ARGUMENTS: dict[str, dict[str, list[Any]]] = {
     "Distillation": {
         "teacher": ["model", None],
-        "share": [-0.1, 1.1, *NOT_A_NUMBER],
+        "share": [-0.1, 1.1, np.array([0.5]), *NOT_A_NUMBER],
         "temperature": [0, -1.0, math.inf, *NOT_A_NUMBER],
     },
     "FreezeRanges": {"step": NO_STEPS},
-    "GroupLasso": {"strength": [-0.1, math.inf, *NOT_A_NUMBER], **NO_LAYERS},
+    "GroupLasso": {"strength": [-0.1, math.inf, np.array([0.1]), *NOT_A_NUMBER], **NO_LAYERS},
     "KeepClusters": {"clusters": [1, *NO_STEPS, None], **NO_LAYERS},
     "KeepZeros": NO_LAYERS,
     "MagnitudePruning": {
         "sparsity": [-0.1, 1.0, 80, *NOT_A_NUMBER],
         "granularity": ["layer", "4:2", None, 3],
         "ranking": ["model", None],
-        "block_shape": [4, (0, 4), (1, 2, 3), (1.0, 4), None],
+        "block_shape": [4, (0, 4), (1, 2, 3), (1.0, 4), b"ab", None],
         "schedule": ["cubic", None, 3],
         "begin_step": [*NO_STEPS, None],
         "end_step": NO_STEPS,
@@ -267,9 +267,9 @@ WRONG_ARGUMENTS: dict[str, dict[str, list[Any]]] = {
 UNCHECKED_ARGUMENTS = {("MagnitudePruning", "frozen"), ("FreezeRanges", "samples"), ("GroupLasso", "channels")}
 
 
-def make(name: str, trained: keras.Model) -> keras.callbacks.Callback:
+def make(name: str, trained: keras.Model, **changed: Any) -> keras.callbacks.Callback:
     teacher = {"teacher": trained} if "teacher" in inspect.signature(CALLBACKS[name]).parameters else {}
-    return CALLBACKS[name](**ARGUMENTS.get(name, {}), **teacher)
+    return CALLBACKS[name](**{**ARGUMENTS.get(name, {}), **teacher, **changed})
 
 
 def fitted(model: keras.Model, data: tuple[np.ndarray, np.ndarray], callback: keras.callbacks.Callback) -> keras.Model:
@@ -296,9 +296,8 @@ def test_every_argument_of_every_callback_has_its_row():
 
 @pytest.mark.parametrize(("name", "argument", "value"), cases(WRONG_ARGUMENTS))
 def test_a_callback_refuses_a_wrong_value_in_three_parts(name, argument, value, trained):
-    given = {**ARGUMENTS.get(name, {}), **({"teacher": trained} if name == "Distillation" else {}), argument: value}
     with pytest.raises(ArgumentError) as caught:
-        CALLBACKS[name](**given)
+        make(name, trained, **{argument: value})
     error = caught.value
     assert argument in error.problem and error.received and error.expected and error.fix
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigmodel.config import Where
-from bigmodel.errors import ModelError, check_argument
+from bigmodel.errors import ModelError, check_argument, number
 from bigmodel.pruning.channels import ChannelMap
 from bigmodel.pruning.channels import Group as ChannelGroup
 from bigmodel.pruning.constrained_fit import ConstrainedFit
@@ -225,7 +225,9 @@ class GroupLasso(ConstrainedFit):
     ) -> None:
         super().__init__()
         start = "Start with 1e-3 (SGD) or 0.1 (Adam), and raise it until channels go."
-        check_argument("GroupLasso", "strength", strength, lambda s: 0 <= s < math.inf, "a number of at least 0", start)
+        check_argument(
+            "GroupLasso", "strength", strength, number(lambda s: 0 <= s < math.inf), "a number of at least 0", start
+        )
         check_where("GroupLasso", where)
         self.strength, self.where, self.channels = strength, where, channels
 

@@ -160,6 +160,10 @@ def global_masks(scores: Sequence[ArrayLike], sparsity: float, *, floor: float =
     return [part.reshape(np.shape(kernel)) for part, kernel in zip(parts, scores, strict=True)]
 
 
+def _are_two_sizes(shape: object) -> bool:
+    return isinstance(shape, (tuple, list)) and len(shape) == 2 and all(map(whole_from(1), shape))
+
+
 @dataclasses.dataclass(frozen=True)
 class Pattern:
     """What becomes zero together, and what it is compared with.
@@ -190,7 +194,7 @@ class Pattern:
         if self.n_of_m is not None:
             check("ranking", ranking, lambda name: name == "layer", f"'layer' with granularity={granularity!r}")
         two = "two whole numbers of at least 1, (inputs, outputs)"
-        check("block_shape", shape, lambda sizes: len(sizes) == 2 and all(map(whole_from(1), sizes)), two)
+        check("block_shape", shape, _are_two_sizes, two)
         object.__setattr__(self, "block_shape", tuple(shape))
 
     @property

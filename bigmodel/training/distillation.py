@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import keras
 
-from bigmodel.errors import ModelError, check_argument
+from bigmodel.errors import ModelError, check_argument, number
 from bigmodel.training.defaults import Activation, activations
 
 TEMPERATURE: Final = 2.0
@@ -56,8 +56,10 @@ class Distillation(keras.callbacks.Callback):
     def __init__(self, teacher: keras.Model, share: float = SOFT_SHARE, temperature: float = TEMPERATURE) -> None:
         super().__init__()
         check_argument("Distillation", "teacher", teacher, lambda t: isinstance(t, keras.Model), "a Keras model")
-        check_argument("Distillation", "share", share, lambda number: 0 <= number <= 1, "a number from 0 to 1")
-        check_argument("Distillation", "temperature", temperature, lambda t: 0 < t < math.inf, "a number above 0")
+        check_argument("Distillation", "share", share, number(lambda s: 0 <= s <= 1), "a number from 0 to 1")
+        check_argument(
+            "Distillation", "temperature", temperature, number(lambda t: 0 < t < math.inf), "a number above 0"
+        )
         self.teacher, self.share, self.temperature = teacher, share, temperature
         self._student: keras.Model | None = None
         self._detach: Callable[[], None] = lambda: None
