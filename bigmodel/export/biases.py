@@ -27,7 +27,7 @@ def bias_errors(
         By grid the differences in steps of its weights: a normalisation that the converter folded into a kernel, of
         either sign, is taken out again. Of a weight that several ops share those of the first.
     """
-    before, after = _ops_by_output(source), _ops_by_output(written)
+    before, after = ops_by_output(source), ops_by_output(written)
     errors: dict[str, list[float]] = {}
     for place in placed:
         name, old, new = place["grid"], before.get(place["output"]), after.get(place["output"])
@@ -42,7 +42,8 @@ def bias_errors(
     return errors
 
 
-def _ops_by_output(model: Any) -> dict[str, tuple[Any, Any]]:
+def ops_by_output(model: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns the main graph and the op of it that computes a tensor, by the tensor's name."""
     graph = model.subgraphs[0]
     return {
         tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.outputs[0]]): (graph, op)

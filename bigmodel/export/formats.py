@@ -176,6 +176,19 @@ class Rounding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scaling:
+    """What a dynamic kernel does to the sums of its codes: it multiplies each channel's by a factor and adds a bias.
+
+    Args:
+        factors: For each channel the scale of its weights; negative where the file holds the codes with the other sign.
+        biases: For each channel the bias; empty: the op has none.
+    """
+
+    factors: tuple[float, ...]
+    biases: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Written:
     """A file that was written, and what it holds.
 
@@ -189,6 +202,7 @@ class Written:
         float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
         biases: Of a static file, by grid, what rounding to integers added to each bias, in steps of the weight.
         rounding: Of a static file, by range, how a kernel rounds that does so otherwise than once and exactly.
+        scalings: Of a dynamic file, by grid, the numbers of its kernel; of grids that stand whole in one op.
     """
 
     format: str
@@ -200,3 +214,4 @@ class Written:
     float_ops: dict[str, int] = dataclasses.field(default_factory=dict)
     biases: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     rounding: dict[str, Rounding] = dataclasses.field(default_factory=dict)
+    scalings: dict[str, Scaling] = dataclasses.field(default_factory=dict)

@@ -192,11 +192,16 @@ def account(
 
 
 def _holds(written: Any, tensor: Any, axis: int | None, codes: np.ndarray) -> bool:
-    if tensor is None or tensor.quantization is None or tensor.type not in _STORED_BITS:
-        return False
+    return tensor is not None and signs(written, tensor, axis, codes) is not None
+
+
+def signs(written: Any, tensor: Any, axis: int | None, codes: np.ndarray) -> np.ndarray | None:
+    """Returns for each channel the sign with which a tensor's buffer holds its codes, or `None` if it holds others."""
+    if tensor.quantization is None or tensor.type not in _STORED_BITS:
+        return None
     by_channel = channels(stored_codes(written, tensor, _STORED_BITS[tensor.type]), axis)
-    sign = np.where((by_channel.astype(int) * codes).sum(axis=1, keepdims=True) < 0, -1, 1)
-    return bool(np.array_equal(by_channel * sign, codes))
+    sign = np.where((by_channel.astype(int) * codes).sum(axis=1) < 0, -1, 1)
+    return sign if np.array_equal(by_channel * sign[:, None], codes) else None
 
 
 def stored_codes(model: Any, tensor: Any, bits: int) -> np.ndarray:

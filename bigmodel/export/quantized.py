@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel.errors import ConversionError
 from bigmodel.export.child import PART, run_batch
-from bigmodel.export.formats import Format, Grid, Range, Rounding, Written
+from bigmodel.export.formats import Format, Grid, Range, Rounding, Scaling, Written
 
 Order = tuple[Format, "str | os.PathLike[str]"]
 
@@ -90,7 +90,8 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    return {"grids": {}, "missing": (), "ranges": {}, "dynamic": (), "float_ops": {}, "biases": {}, "rounding": {}}
+    told: dict[str, Any] = dict.fromkeys(("grids", "ranges", "float_ops", "biases", "rounding", "scalings"), {})
+    return {**told, "missing": (), "dynamic": ()}
 
 
 def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
@@ -106,5 +107,9 @@ def _written(format_: Format, path: Path, answer: Mapping[str, Any]) -> Written:
         rounding={
             name: Rounding(**{key: tuple(values) for key, values in how.items()})
             for name, how in answer["rounding"].items()
+        },
+        scalings={
+            name: Scaling(**{key: tuple(values) for key, values in numbers.items()})
+            for name, numbers in answer["scalings"].items()
         },
     )

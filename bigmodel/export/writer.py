@@ -25,6 +25,7 @@ from bigmodel.export.child import PART
 from bigmodel.export.formats import Format, format_named
 from bigmodel.export.lean import lean
 from bigmodel.export.placement import account, place_grids, weighted_ops
+from bigmodel.export.scalings import scalings
 from bigmodel.export.tensors import float_tensors
 from bigmodel.export.widening import widened
 
@@ -46,6 +47,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
         `missing`: the grids not found. `ranges`: scale and zero point by name of the range. Of static files `dynamic`:
         the grids whose ops quantize their input at run time, `float_ops`: how many ops of each kind are float,
         `biases`: what rounding them changed, by grid, and `rounding`: by range how kernels round that do so otherwise.
+        Of dynamic files `scalings`: by grid what its kernel does to the sums of codes.
     """
     with np.load(job["arrays"]) as archive:
         arrays = dict(archive)
@@ -217,6 +219,7 @@ class _Source:
             "float_ops": integer_ops.float_ops(written) if is_static else {},
             "biases": bias_errors(self.model, written, self.placed, self.codes) if is_static else {},
             "rounding": self._rounding(written) if is_static else {},
+            "scalings": scalings(written, self.placed, self.codes) if format_.activations == "dynamic" else {},
         }
 
     def _rounding(self, written: Any) -> dict[str, dict[str, list[float]]]:

@@ -23,7 +23,7 @@ def take_biases(static: keras.Model, errors: Mapping[str, Sequence[float]]) -> N
         static: The simulation of a static file.
         errors: For each grid, how far the file's biases are from the simulation's, in steps of the weights.
     """
-    normalisations = _normalisations_after(static)
+    normalisations = normalisations_after(static)
     for layer, normalisation in normalisations.items():
         for path, _, _, scale in layer.grids():
             found = [errors[name] for name in _names(layer.name, path) if name in errors]
@@ -42,7 +42,7 @@ def _names(layer: str, path: str) -> list[str]:
     return [f"{layer}/{path}", *(f"{layer.removesuffix(end)}/{path}" for end in ("_output", "_linear"))]
 
 
-def _normalisations_after(model: keras.Model) -> dict[Quantized, Any]:
+def normalisations_after(model: keras.Model) -> dict[Quantized, Any]:
     """The quantized layers, each with the normalisation that alone reads it, or `None`."""
     calls = trace(model)
     readers: dict[int, list[Any]] = {}
@@ -52,7 +52,7 @@ def _normalisations_after(model: keras.Model) -> dict[Quantized, Any]:
     found: dict[Quantized, Any] = {}
     for call in calls:
         if is_graph(call.operation):
-            found.update(_normalisations_after(call.operation))
+            found.update(normalisations_after(call.operation))
         elif isinstance(call.operation, Quantized):
             after = readers.get(id(call.outputs), [])
             while len(after) == 1 and isinstance(after[0].operation, PASSING):

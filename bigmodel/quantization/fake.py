@@ -8,6 +8,7 @@ Fake quantization must only be used inside a `Layer.call`: on symbolic tensors K
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -161,43 +162,87 @@ def dynamic_fake_quantize(
     if any(factor > 1 for factor in dilation):
         return _in_phases(inputs, dilation, kernels)
     if granularity == "sample":
-        return _asymmetric(inputs, tuple(range(1, len(inputs.shape))), kernels)
-    rows = tuple(axes)
-    return _asymmetric(inputs, rows, kernels) if kernels == "xnnpack" else _symmetric(inputs, rows)
+        axes = range(1, len(inputs.shape))
+    return _dynamic_grid(inputs, granularity, tuple(axes), kernels).fake_quantize(inputs)
 
 
-def _asymmetric(inputs: Any, axes: tuple[int, ...], kernels: Kernels) -> Any:
+def dynamic_codes(
+    inputs: Any, granularity: Granularity, *, kernels: Kernels = "xnnpack", axes: Sequence[int] = (-1,)
+) -> tuple[Any, Any]:
+    """Returns the codes of inputs as a dynamically quantizing kernel sees them, and what it multiplies their sums by.
+
+    Args:
+        inputs: As of `dynamic_fake_quantize`.
+        granularity: As there.
+        kernels: As there.
+        axes: As there.
+
+    Returns:
+        Whole numbers as floats, counted from the zero point, with the gradient of the inputs in steps. And the step as
+        this kernel computes it, which is not always the float nearest to the exact one; a constant to the gradient.
+    """
+    if granularity == "sample":
+        axes = range(1, len(inputs.shape))
+    grid = _dynamic_grid(inputs, granularity, tuple(axes), kernels)
+    steps = inputs * ops.stop_gradient(grid.inverse)
+    return straight_through(grid.codes(steps), steps), ops.stop_gradient(grid.step)
+
+
+def straight_through(rounded: Any, values: Any) -> Any:
+    """Returns rounded values, exactly, with the gradient of what they were rounded from."""
+    return values + ops.stop_gradient(rounded - values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _DynamicGrid:
+    """A grid that spans values: what they are multiplied by, how they are rounded and between which codes they lie.
+
+    Codes are counted from the zero point. `width` is the grid's in whole steps, `step` one as the kernel computes it.
+    """
+
+    inverse: Any
+    width: Any
+    steps: float
+    step: Any
+    nearest: Callable[[Any], Any]
+    limits: tuple[Any, Any] | None
+
+    def codes(self, steps: Any) -> Any:
+        codes = self.nearest(steps)
+        return codes if self.limits is None else ops.clip(codes, *self.limits)
+
+    def fake_quantize(self, inputs: Any) -> Any:
+        # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
+        how: dict[str, Any] = {"inverse": self.inverse, "nearest": self.nearest, "stops_outside": False}
+        return _on_grid(inputs, self.width / self.steps, *(self.limits or ()), **how)
+
+
+def _dynamic_grid(inputs: Any, granularity: Granularity, axes: tuple[int, ...], kernels: Kernels) -> _DynamicGrid:
+    if granularity == "row" and kernels == "builtin":
+        bound = ops.max(ops.abs(inputs), axis=axes, keepdims=True)
+        bound = ops.where(bound > 0, bound, 127.0)
+        step = ops.cast(ops.cast(bound, "float64") / 127.0, "float32")
+        return _DynamicGrid(127.0 / bound, bound, 127.0, step, _round_half_away, None)
     low = ops.minimum(ops.min(inputs, axis=axes, keepdims=True), 0.0)
     high = ops.maximum(ops.max(inputs, axis=axes, keepdims=True), 0.0)
     width = high - low
     # A range without width means an input of zeros only, which any scale keeps.
     width = ops.where(width > 0, width, 255.0)
+    # (The sign of the width is 1, but no constant, by whose side TensorFlow's graphs take an approximate reciprocal.)
     # The two differ where a value lies halfway between two codes, as those of a grid often do.
     if kernels == "xnnpack":
         inverse = 255.0 / width
+        step = ops.sign(width) / inverse
         nearest, least, most = ops.round, low * inverse, high * inverse
     else:
-        # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255. The sign is 1,
-        # but no constant, of which they would take an approximate reciprocal.
+        # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255.
         scale = ops.cast(width, "float64") / 255.0
-        inverse = ops.sign(width) / ops.cast(scale, "float32")
+        step = ops.cast(scale, "float32")
+        inverse = ops.sign(width) / step
         least, most = (ops.cast(ops.cast(end, "float64") / scale, "float32") for end in (low, high))
         nearest = _round_half_away
     zero_point = ops.clip(nearest(ops.where(least + most > 1.0, -128.0 - least, 127.0 - most)), -128, 127)
-    if kernels == "builtin":  # they round what the zero point was added to, and halves away from its code 0
-
-        def nearest(steps: Any) -> Any:
-            return _round_half_away(steps + zero_point) - zero_point
-
-    # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
-    limits = -128 - zero_point, 127 - zero_point
-    return _on_grid(inputs, width / 255.0, *limits, inverse=inverse, nearest=nearest, stops_outside=False)
-
-
-def _symmetric(inputs: Any, axes: tuple[int, ...]) -> Any:
-    bound = ops.max(ops.abs(inputs), axis=axes, keepdims=True)
-    bound = ops.where(bound > 0, bound, 127.0)
-    return _on_grid(inputs, bound / 127.0, inverse=127.0 / bound, nearest=_round_half_away)
+    return _DynamicGrid(inverse, width, 255.0, step, nearest, (-128 - zero_point, 127 - zero_point))
 
 
 def _in_phases(inputs: Any, dilation: Sequence[int], kernels: Kernels) -> Any:
@@ -217,7 +262,7 @@ def _in_phases(inputs: Any, dilation: Sequence[int], kernels: Kernels) -> Any:
     cut = padded[(slice(None), *(slice(0, size) for size in whole))]
     phases = ops.transpose(ops.reshape(cut, (batch, *split, channels)), to_batch)
     samples = ops.reshape(phases, (-1, *counts, channels))
-    quantized = _asymmetric(samples, tuple(range(1, rank + 2)), kernels)
+    quantized = dynamic_fake_quantize(samples, "sample", kernels=kernels)
     joined = ops.transpose(ops.reshape(quantized, (batch, *dilation, *counts, channels)), back)
     return ops.reshape(joined, (batch, *whole, channels))[(slice(None), *(slice(0, size) for size in sizes))]
 

@@ -23,6 +23,7 @@ from bigmodel.export.saved_model import input_names
 from bigmodel.quantization.biases import take_biases
 from bigmodel.quantization.observers import Extremes, observed
 from bigmodel.quantization.rebuild import Point
+from bigmodel.quantization.scalings import take_scalings
 from bigmodel.quantization.simulation import grids, plain, quantized_layers, range_layers, taps, with_activations
 from bigmodel.quantization.single_ops import single_ops
 from bigmodel.quantization.unfolding import multiply_factors_first
@@ -187,7 +188,7 @@ def _simulation_of(
 ) -> keras.Model:
     activations: Activations = format_.activations
     if activations != "static":
-        return with_activations(simulation, activations)
+        return take_scalings(with_activations(simulation, activations), account.scalings)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
     dynamic = {name.split("/")[0] for name in account.dynamic}
     static = with_activations(

@@ -8,6 +8,7 @@ convolution one group for each channel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,6 +42,24 @@ def to_matrix(layer: keras.layers.Layer, kernel: np.ndarray) -> np.ndarray:
 def from_matrix(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Returns the kernel of `shape` whose matrices these are: the inverse of `to_matrix`."""
     return matrix.transpose(2, 0, 1).reshape(shape)
+
+
+def multiply(layer: keras.layers.Layer, inputs: Any, kernel: Any) -> Any:
+    """Returns what a layer makes of its inputs with a kernel, without its bias and its activation.
+
+    Args:
+        layer: A layer of `MATRIX_LAYERS`.
+        inputs: A batch of its inputs.
+        kernel: In the place of its kernel, of the same shape; of the inputs' dtype, which need not be the layer's.
+    """
+    if type(layer) is keras.layers.Dense:
+        return keras.ops.matmul(inputs, kernel)
+    padding = layer.padding
+    if padding == "causal":
+        inputs, padding = keras.ops.pad(inputs, layer._compute_causal_padding()), "valid"
+    convolve = keras.ops.depthwise_conv if type(layer) in DEPTHWISE else keras.ops.conv
+    how = {"strides": layer.strides, "dilation_rate": layer.dilation_rate, "data_format": layer.data_format}
+    return convolve(inputs, kernel, padding=padding, **how)
 
 
 def to_rows(layer: keras.layers.Layer, inputs: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 # Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
-from bigmodel.quantization import calls, fake, parts, table
+from bigmodel.quantization import calls, dynamic, fake, parts, table
 
 
 @keras.saving.register_keras_serializable(package="bigmodel")
@@ -116,8 +116,11 @@ class Quantized(keras.layers.Layer):
             change.assign(keras.ops.zeros(change.shape))
         self.fixed = True
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the wrapped layer with its weights on their grids."""
+    def call(self, *args: Any, training: bool = False, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with its weights on their grids; at rest its kernel computes as the file's does."""
+        if self.inputs is not None and self.fixed and not training and dynamic.can_compute(self.layer, self.inputs):
+            ((_, kernel, quantization, scale),) = self.grids()
+            return dynamic.compute(self.layer, args[0], self.inputs, kernel.value, scale, quantization.bits)
         substituted = [
             (variable, self._on_grid(variable.value, scale, quantization.bits))
             for _, variable, quantization, scale in self.grids()

@@ -1,0 +1,90 @@
+"""Dynamic kernels, computed as the runtime does: integers are multiplied and added up, the sums scaled at the end.
+
+A simulation that adds up products of floats differs in the last bit of many values. Now and then that moves one over
+the border between two codes of the next kernel, and a deep network multiplies such steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+# Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
+from bigmodel.quantization import fake, kernels, table
+
+# Whole numbers below it are exact in float32, and so are their sums.
+_EXACT_IN_FLOAT32 = 2**24
+
+# The built-in depthwise kernel takes so many channels at once, and the rest one by one, in another order.
+_DEPTHWISE_CHANNELS = 4
+
+
+def can_compute(layer: keras.layers.Layer, inputs: table.InputQuantization) -> bool:
+    """Says whether `compute` knows in which order the kernel of a layer multiplies.
+
+    Args:
+        layer: A built layer.
+        inputs: How its kernel quantizes its input.
+    """
+    return (
+        kernels.has_matrix(layer)
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+        and not any(factor > 1 for factor in inputs.dilation)
+        and layer.compute_dtype == "float32"
+        and layer.activity_regularizer is None  # its loss needs a call of the layer
+    )
+
+
+def compute(layer: Any, values: Any, inputs: table.InputQuantization, kernel: Any, scale: Any, bits: int) -> Any:
+    """Returns what a layer makes of its input in the file.
+
+    Args:
+        layer: A layer that `can_compute` takes.
+        values: A batch of its inputs.
+        inputs: How its kernel quantizes its input.
+        kernel: The kernel's weights.
+        scale: Their scales, which broadcast against the kernel.
+        bits: Bits of their codes.
+    """
+    codes, step = fake.dynamic_codes(
+        ops.cast(values, "float32"), inputs.granularity, kernels=inputs.kernels, axes=inputs.axes
+    )
+    kernel_codes = fake.straight_through(fake.weight_codes(kernel, scale, bits), kernel / scale)
+    terms = math.prod(kernel.shape[:-1]) if type(layer) not in kernels.DEPTHWISE else math.prod(layer.kernel_size)
+    if terms * 255 * fake.largest_code(bits) >= _EXACT_IN_FLOAT32:
+        codes, kernel_codes = _wide(codes), _wide(kernel_codes)
+    sums = ops.cast(kernels.multiply(layer, codes, kernel_codes), "float32")
+    factors = ops.reshape(scale, (-1,))  # of depthwise kernels the channels times the multipliers, as in the output
+    outputs = _scaled(layer, sums, step, factors, inputs.kernels)
+    return layer.activation(outputs) if layer.activation is not None else outputs
+
+
+def _scaled(layer: Any, sums: Any, step: Any, factors: Any, whose: fake.Kernels) -> Any:
+    """Sums of codes, multiplied by both steps and with the bias, in the order of the layer's kernel."""
+    bias = layer.bias if layer.bias is not None else ops.zeros_like(factors)
+    if type(layer) in kernels.DEPTHWISE:
+        whole = factors.shape[0] // _DEPTHWISE_CHANNELS * _DEPTHWISE_CHANNELS
+        vectors = _product(_product(sums[..., :whole], factors[:whole]), step)
+        rest = _product(_product(sums[..., whole:], step), factors[whole:])
+        return ops.concatenate([vectors, rest], axis=-1) + bias
+    if whose == "builtin" and getattr(layer, "groups", 1) > 1:
+        return _product(_product(sums, factors), step) + bias
+    if whose == "builtin":
+        return _product(sums, _product(factors, step)) + bias
+    inputs = _product(sums, step)
+    if type(layer) is keras.layers.Dense and len(sums.shape) > 2:  # the file adds the bias in an op of its own
+        return _product(inputs, factors) + bias
+    # A fused multiplication and addition, which rounds once.
+    return ops.cast(_wide(inputs) * _wide(factors) + _wide(bias), "float32")
+
+
+def _product(left: Any, right: Any) -> Any:
+    """The product in float32. Multiplied in float64, where it is exact: TensorFlow's graphs reorder plain products."""
+    return ops.cast(_wide(left) * _wide(right), "float32")
+
+
+def _wide(values: Any) -> Any:
+    return ops.cast(values, "float64")
