@@ -69,20 +69,20 @@ def _scaled(layer: Any, sums: Any, step: Any, factors: Any, whose: fake.Kernels)
         whole = factors.shape[0] // _DEPTHWISE_CHANNELS * _DEPTHWISE_CHANNELS
         vectors = _product(_product(sums[..., :whole], factors[:whole]), step)
         rest = _product(_product(sums[..., whole:], step), factors[whole:])
-        return ops.concatenate([vectors, rest], axis=-1) + bias
-    if whose == "builtin" and getattr(layer, "groups", 1) > 1:
-        return _product(_product(sums, factors), step) + bias
-    if whose == "builtin":
-        return _product(sums, _product(factors, step)) + bias
-    inputs = _product(sums, step)
-    if type(layer) is keras.layers.Dense and len(sums.shape) > 2:  # the file adds the bias in an op of its own
-        return _product(inputs, factors) + bias
-    # A fused multiplication and addition, which rounds once.
-    return ops.cast(_wide(inputs) * _wide(factors) + _wide(bias), "float32")
+        products = ops.concatenate([vectors, rest], axis=-1)
+    elif whose == "builtin" and getattr(layer, "groups", 1) > 1:
+        products = _product(_product(sums, factors), step)
+    elif whose == "builtin":
+        products = _product(sums, _product(factors, step))
+    elif type(layer) is keras.layers.Dense and len(sums.shape) > 2:  # the file adds the bias in an op of its own
+        products = _product(_product(sums, step), factors)
+    else:  # a fused multiplication and addition, which rounds once
+        products = _wide(_product(sums, step)) * _wide(factors)
+    return ops.cast(_wide(products) + _wide(bias), "float32")
 
 
 def _product(left: Any, right: Any) -> Any:
-    """The product in float32. Multiplied in float64, where it is exact: TensorFlow's graphs reorder plain products."""
+    """The product in float32, in float64 in between: TensorFlow's graphs reorder chains of one type."""
     return ops.cast(_wide(left) * _wide(right), "float32")
 
 

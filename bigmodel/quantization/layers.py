@@ -116,7 +116,7 @@ class Quantized(keras.layers.Layer):
             change.assign(keras.ops.zeros(change.shape))
         self.fixed = True
 
-    def call(self, *args: Any, training: bool = False, **kwargs: Any) -> Any:
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its weights on their grids; at rest its kernel computes as the file's does."""
         if self.inputs is not None and self.fixed and not training and dynamic.can_compute(self.layer, self.inputs):
             ((_, kernel, quantization, scale),) = self.grids()
@@ -150,7 +150,7 @@ class Quantized(keras.layers.Layer):
         for loss in scope.losses or ():
             self.add_loss(loss)
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Returns the wrapped layer's output: fake quantization changes no shape."""
         return self.layer.compute_output_spec(*args, **kwargs)
 
