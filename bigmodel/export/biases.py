@@ -33,7 +33,7 @@ def bias_errors(
         name, old, new = place["grid"], before.get(place["output"]), after.get(place["output"])
         if name in errors or old is None or new is None or place["count"] != len(codes[name]):
             continue
-        wanted, held = _bias(source, *old), _bias(written, *new)
+        wanted, held = bias_of(source, *old), bias_of(written, *new)
         if wanted is None or held is None or wanted.size != held.size or place["axis"] is None:
             continue
         values = next(v for v in _floats(source, *old) if v.ndim > 1)
@@ -58,8 +58,8 @@ def _floats(model: Any, graph: Any, op: Any) -> list[np.ndarray]:
     return [values for values in found if values is not None]
 
 
-def _bias(model: Any, graph: Any, op: Any) -> np.ndarray | None:
-    """The op's bias in float64: the last of its constants, if that has one axis."""
+def bias_of(model: Any, graph: Any, op: Any) -> np.ndarray | None:
+    """Returns the op's bias in float64: the last of its constants, if that has one axis."""
     tensor = graph.tensors[op.inputs[-1]]
     values = tfl_flatbuffer_utils.get_tensor_data(tensor, model.buffers) if op.inputs[-1] >= 0 else None
     if values is None or values.ndim != 1:

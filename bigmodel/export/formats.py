@@ -177,15 +177,17 @@ class Rounding:
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """What a dynamic kernel does to the sums of its codes: it multiplies each channel's by a factor and adds a bias.
+    """What a kernel does to the sums of its codes: it multiplies each channel's by a factor and adds a bias.
 
     Args:
         factors: For each channel the scale of its weights; negative where the file holds the codes with the other sign.
         biases: For each channel the bias; empty: the op has none.
+        steps: Of a static kernel that rounds once and exactly, the steps of its input and its output; else empty.
     """
 
     factors: tuple[float, ...]
     biases: tuple[float, ...] = ()
+    steps: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Written:
         float_ops: Of a static file, how many ops of each kind compute in float. An integer-only file has none.
         biases: Of a static file, by grid, what rounding to integers added to each bias, in steps of the weight.
         rounding: Of a static file, by range, how a kernel rounds that does so otherwise than once and exactly.
-        scalings: Of a dynamic file, by grid, the numbers of its kernel; of grids that stand whole in one op.
+        scalings: By grid the numbers of its integer kernel, of grids that stand whole in one op.
     """
 
     format: str

@@ -1,4 +1,4 @@
-"""What the kernels of a dynamic file do to the sums of their codes: the numbers as they stand in the file."""
+"""What the integer kernels of a file do to the sums of their codes: the numbers as they stand in the file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
-from bigmodel.export.biases import ops_by_output
+from bigmodel.export.biases import bias_of, ops_by_output
+from bigmodel.export.integer_ops import rounding
 from bigmodel.export.placement import signs
-
-_BIAS = 2  # its place among the inputs of a fully connected layer and of the convolutions
 
 
 def scalings(
@@ -30,7 +29,7 @@ def scalings(
         The fields of a `Scaling`, of grids that stand whole in one op. A normalisation that the converter folded into
         the kernel is in both.
     """
-    ops, uses = ops_by_output(written), Counter(place["grid"] for place in placed)
+    twice, ops, uses = rounding(written), ops_by_output(written), Counter(place["grid"] for place in placed)
     found: dict[str, dict[str, list[float]]] = {}
     for place in placed:
         name = place["grid"]
@@ -44,18 +43,29 @@ def scalings(
         if sign is None:
             continue
         scale = np.broadcast_to(np.asarray(weights.quantization.scale, np.float32), (place["count"],))
-        bias = _floats(written, graph, op.inputs[_BIAS]) if len(op.inputs) > _BIAS else None
-        found[name] = {"factors": (sign * scale).tolist(), "biases": [] if bias is None else bias.tolist()}
+        steps = _steps(graph, op, weights)
+        bias = bias_of(written, graph, op)
+        if steps is None or (steps and _name(graph.tensors[op.outputs[0]]) in twice):
+            continue
+        found[name] = {
+            "factors": (sign * scale).tolist(),
+            "biases": [] if bias is None else bias.astype(np.float32).tolist(),
+            "steps": steps,
+        }
     return found
+
+
+def _steps(graph: Any, op: Any, weights: Any) -> list[float] | None:
+    """The steps of input and output of a static kernel of 8 bits, none of a dynamic one, `None` of any other."""
+    ends = [graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]]
+    types = [tensor.type for tensor in ends]
+    if types == [schema.TensorType.FLOAT32] * 2:
+        return []
+    if types != [schema.TensorType.INT8] * 2 or weights.type != schema.TensorType.INT8:
+        return None
+    return [float(tensor.quantization.scale[0]) for tensor in ends]
 
 
 def _name(tensor: Any) -> str:
     name: str = tfl_flatbuffer_utils.get_tensor_name(tensor)
     return name
-
-
-def _floats(model: Any, graph: Any, index: int) -> np.ndarray | None:
-    if index < 0 or graph.tensors[index].type != schema.TensorType.FLOAT32:
-        return None
-    values: np.ndarray | None = tfl_flatbuffer_utils.get_tensor_data(graph.tensors[index], model.buffers)
-    return values

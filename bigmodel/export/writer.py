@@ -47,7 +47,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
         `missing`: the grids not found. `ranges`: scale and zero point by name of the range. Of static files `dynamic`:
         the grids whose ops quantize their input at run time, `float_ops`: how many ops of each kind are float,
         `biases`: what rounding them changed, by grid, and `rounding`: by range how kernels round that do so otherwise.
-        Of dynamic files `scalings`: by grid what its kernel does to the sums of codes.
+        `scalings`: by grid what an integer kernel does to the sums of codes.
     """
     with np.load(job["arrays"]) as archive:
         arrays = dict(archive)
@@ -219,7 +219,7 @@ class _Source:
             "float_ops": integer_ops.float_ops(written) if is_static else {},
             "biases": bias_errors(self.model, written, self.placed, self.codes) if is_static else {},
             "rounding": self._rounding(written) if is_static else {},
-            "scalings": scalings(written, self.placed, self.codes) if format_.activations == "dynamic" else {},
+            "scalings": scalings(written, self.placed, self.codes) if format_.activations != "float" else {},
         }
 
     def _rounding(self, written: Any) -> dict[str, dict[str, list[float]]]:

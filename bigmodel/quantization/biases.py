@@ -26,7 +26,7 @@ def take_biases(static: keras.Model, errors: Mapping[str, Sequence[float]]) -> N
     normalisations = normalisations_after(static)
     for layer, normalisation in normalisations.items():
         for path, _, _, scale in layer.grids():
-            found = [errors[name] for name in _names(layer.name, path) if name in errors]
+            found = [errors[name] for name in grid_names(layer.name, path) if name in errors]
             if not found or "/" in path:
                 continue
             error = np.asarray(found[0]) * np.asarray(scale, np.float64).reshape(-1)
@@ -37,8 +37,8 @@ def take_biases(static: keras.Model, errors: Mapping[str, Sequence[float]]) -> N
                 normalisation.moving_mean.assign_sub(error)
 
 
-def _names(layer: str, path: str) -> list[str]:
-    """The names that a layer's grid may have: a part that was split off an original got a longer one."""
+def grid_names(layer: str, path: str) -> list[str]:
+    """Returns the names that a layer's grid may have: a part that was split off an original got a longer one."""
     return [f"{layer}/{path}", *(f"{layer.removesuffix(end)}/{path}" for end in ("_output", "_linear"))]
 
 

@@ -301,6 +301,8 @@ def static_fake_quantize(
     half = 2.0 ** (bits - 1)
     limits = -half - zero_point, half - 1.0 - zero_point
     on_grid = functools.partial(_on_grid, inputs, scale, *limits, stops_outside=stops_outside)
+    # XNNPACK multiplies by the reciprocal; it has no kernels of 16 bits. (The sign is 1: see `_dynamic_grid`.)
+    inverse = ops.sign(scale) / scale if bits == 8 else None
     if shifts:
         parts = ops.convert_to_tensor([2.0**shift for shift in shifts], "float32")
 
@@ -311,7 +313,7 @@ def static_fake_quantize(
     if factors:
         return on_grid(inverse=ops.convert_to_tensor(factors, "float32") / scale)
     if halves == "even":
-        return on_grid()
+        return on_grid(inverse=inverse)
 
     def nearest(steps: Any) -> Any:
         # Averages of codes are multiples of one over their number: what lies this close to half a step is half a step.

@@ -30,6 +30,7 @@ from bigmodel.quantization.unfolding import multiply_factors_first
 
 # Samples whose values tell which tensor of the file is which; more would only cost memory.
 _PROBE_SAMPLES = 4
+_TIMEOUT_S = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,12 @@ def deploy(
     *,
     io: str = "float",
     observer: str = "min_max",
-    timeout_s: float = 300,
+    timeout_s: float = _TIMEOUT_S,
 ) -> list[Deployed | ConversionError]:
     """Writes files that hold the simulation's weights, each with the simulation of just this file.
+
+    That one computes at inference with the numbers of the file's kernels, a normalisation that the converter folded
+    into one included.
 
     The given simulation is not changed.
 
@@ -72,6 +76,23 @@ def deploy(
     Raises:
         ConversionError: The float file that all are made from could not be written.
     """
+    results = _deploy(simulation, orders, calibration, io, observer, timeout_s)
+    return [result if isinstance(result, ConversionError) else _settled(result) for result in results]
+
+
+def _settled(deployed: Deployed) -> Deployed:
+    scalings = deployed.written.scalings
+    return dataclasses.replace(deployed, simulation=take_scalings(deployed.simulation, scalings))
+
+
+def _deploy(
+    simulation: keras.Model,
+    orders: Sequence[tuple[Format, str | os.PathLike[str]]],
+    calibration: Any,
+    io: str,
+    observer: str,
+    timeout_s: float,
+) -> list[Deployed | ConversionError]:
     is_static = [format_.activations == "static" for format_, _ in orders]
     source = _static(simulation) if any(is_static) else simulation
     network = plain(source)
@@ -80,7 +101,7 @@ def deploy(
         apart = {}
         for kind in (True, False):
             own = [order for order, static in zip(orders, is_static, strict=True) if static is kind]
-            files = deploy(simulation, own, calibration, io=io, observer=observer, timeout_s=timeout_s)
+            files = _deploy(simulation, own, calibration, io, observer, timeout_s)
             apart[kind] = iter(files)
         return [next(apart[kind]) for kind in is_static]
     multiply_factors_first(file_network)
@@ -126,7 +147,7 @@ def in_place(
     samples, _, _ = data.calibration.arrays()
     with tempfile.TemporaryDirectory(prefix="bigmodel-place-") as folder:
         order = (format_of(8, "static", activation_bits), Path(folder, "static.tflite"))
-        (deployed,) = deploy(simulation, [order], samples, observer=observer)
+        (deployed,) = _deploy(simulation, [order], samples, "float", observer, _TIMEOUT_S)
     if isinstance(deployed, ConversionError):
         raise deployed
     for layer in range_layers(deployed.simulation).values():
@@ -188,7 +209,7 @@ def _simulation_of(
 ) -> keras.Model:
     activations: Activations = format_.activations
     if activations != "static":
-        return take_scalings(with_activations(simulation, activations), account.scalings)
+        return with_activations(simulation, activations)
     ranges = {point: (low, high) for name, (point, low, high) in points.items() if name in account.ranges}
     dynamic = {name.split("/")[0] for name in account.dynamic}
     static = with_activations(

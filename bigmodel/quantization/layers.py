@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 # Modules and not their names: Keras' loading imports this one, possibly in the middle of the import of those.
-from bigmodel.quantization import calls, dynamic, fake, parts, table
+from bigmodel.quantization import calls, fake, integer, parts, table
 
 
 @keras.saving.register_keras_serializable(package="bigmodel")
@@ -23,6 +23,7 @@ class Quantized(keras.layers.Layer):
         weights: For each weight to quantize, by its path inside the layer, its bits and channel axes.
         inputs: How the kernel quantizes the first input at run time, or `None`.
         inner: The same for layers inside, by their paths.
+        steps: Of a static file, the steps of the grids of input and output as they stand there; `None`: not known.
         fixed: `True`: scales are the stored variables. `False`: they follow the weights at every call, or are learned.
         learned: Whether scales are trained with the weights until they are fixed.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
@@ -35,6 +36,7 @@ class Quantized(keras.layers.Layer):
         weights: Mapping[str, table.WeightQuantization | Mapping[str, Any]],
         inputs: table.InputQuantization | Mapping[str, Any] | None = None,
         inner: Mapping[str, table.InputQuantization | Mapping[str, Any]] | None = None,
+        steps: Sequence[float] | None = None,
         fixed: bool = False,
         learned: bool = False,
         **kwargs: Any,
@@ -52,6 +54,7 @@ class Quantized(keras.layers.Layer):
         self.inner = {
             path: table.InputQuantization(**i) if isinstance(i, Mapping) else i for path, i in (inner or {}).items()
         }
+        self.steps = (steps[0], steps[1]) if steps is not None else None
         self.fixed, self.learned = fixed, learned
         # Set while training is still to go on in float; a change takes effect when the step is traced again.
         self.delayed = False
@@ -118,9 +121,9 @@ class Quantized(keras.layers.Layer):
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its weights on their grids; at rest its kernel computes as the file's does."""
-        if self.inputs is not None and self.fixed and not training and dynamic.can_compute(self.layer, self.inputs):
-            ((_, kernel, quantization, scale),) = self.grids()
-            return dynamic.compute(self.layer, args[0], self.inputs, kernel.value, scale, quantization.bits)
+        if self.fixed and not training and not self.delayed and integer.can_compute(self.layer, self.inputs):
+            if self.inputs is not None or self.steps is not None:
+                return self._in_integers(args[0])
         substituted = [
             (variable, self._on_grid(variable.value, scale, quantization.bits))
             for _, variable, quantization, scale in self.grids()
@@ -131,6 +134,12 @@ class Quantized(keras.layers.Layer):
             outputs = self.layer(*args, **kwargs)
         self._carry_over(scope, {id(variable) for variable, _ in substituted})
         return outputs
+
+    def _in_integers(self, inputs: Any) -> Any:
+        ((_, kernel, quantization, scale),) = self.grids()
+        if self.steps is not None:
+            return integer.static(self.layer, inputs, self.steps, kernel.value, scale, quantization.bits)
+        return integer.dynamic(self.layer, inputs, self.inputs, kernel.value, scale, quantization.bits)
 
     def _on_grid(self, weights: Any, scale: Any, bits: int) -> Any:
         is_learned = self.learned and not self.fixed
@@ -172,6 +181,7 @@ class Quantized(keras.layers.Layer):
             "weights": {path: quantization.to_dict() for path, quantization in self.quantized_weights.items()},
             "inputs": self.inputs.to_dict() if self.inputs else None,
             "inner": {path: inputs.to_dict() for path, inputs in self.inner.items()},
+            "steps": list(self.steps) if self.steps else None,
             "fixed": self.fixed,
             "learned": self.learned,
         }

@@ -1,4 +1,4 @@
-"""Puts the numbers of a dynamic file's kernels into its simulation: scales and biases with normalisations folded in."""
+"""Puts the numbers of a file's kernels into its simulation: scales and biases with normalisations folded in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from bigmodel.export.formats import Scaling
 from bigmodel.graph import copy_operation, trace
-from bigmodel.quantization.biases import normalisations_after
-from bigmodel.quantization.dynamic import can_compute
+from bigmodel.quantization.biases import grid_names, normalisations_after
 from bigmodel.quantization.fake import weight_codes
 from bigmodel.quantization.folding import affine_of
+from bigmodel.quantization.integer import can_compute
 from bigmodel.quantization.layers import Quantized
 from bigmodel.quantization.rebuild import copy_layer, rebuild
 
@@ -30,15 +30,17 @@ def take_scalings(simulation: keras.Model, scalings: Mapping[str, Scaling]) -> k
     A layer whose numbers are not those of the file, folded or not, stays as it is.
 
     Args:
-        simulation: The simulation of a dynamic file.
+        simulation: The simulation of a quantized file.
         scalings: By grid, from the file's account.
     """
     called = Counter(id(call.operation) for call in trace(simulation, flatten=True))
     kernels: dict[int, Quantized] = {}
     folded: set[int] = set()
     for layer, normalisation in normalisations_after(simulation).items():
-        scaling = scalings.get(f"{layer.name}/kernel")
-        if scaling is None or layer.inputs is None or not can_compute(layer.layer, layer.inputs):
+        scaling = next((scalings[name] for name in grid_names(layer.name, "kernel") if name in scalings), None)
+        if scaling is None or not can_compute(layer.layer, layer.inputs):
+            continue
+        if bool(scaling.steps) is (layer.inputs is not None):
             continue
         alone = normalisation is not None and called[id(normalisation)] == 1
         fitting = (n for n in ((normalisation, None) if alone else (None,)) if _fits(layer, n, scaling))
@@ -95,6 +97,7 @@ def _with(layer: Quantized, scaling: Scaling, *, folds: bool) -> Quantized:
     new.kernel.assign(codes * np.abs(factors))
     if has_bias:
         new.bias.assign(np.asarray(scaling.biases) if scaling.biases else layer.layer.bias)
-    quantized = Quantized(new, weights=layer.quantized_weights, inputs=layer.inputs, fixed=True)
+    how: dict[str, Any] = {"name": layer.name, "inputs": layer.inputs, "steps": scaling.steps or None}
+    quantized = Quantized(new, weights=layer.quantized_weights, fixed=True, **how)
     quantized.scales[0].assign(np.abs(factors))
     return quantized

@@ -1,4 +1,4 @@
-"""Dynamic kernels, computed as the runtime does: integers are multiplied and added up, the sums scaled at the end.
+"""Kernels computed as the runtime does: integers are multiplied and added up, the sums are scaled at the end.
 
 A simulation that adds up products of floats differs in the last bit of many values. Now and then that moves one over
 the border between two codes of the next kernel, and a deep network multiplies such steps.
@@ -22,48 +22,76 @@ _EXACT_IN_FLOAT32 = 2**24
 _DEPTHWISE_CHANNELS = 4
 
 
-def can_compute(layer: keras.layers.Layer, inputs: table.InputQuantization) -> bool:
-    """Says whether `compute` knows in which order the kernel of a layer multiplies.
+def can_compute(layer: keras.layers.Layer, inputs: table.InputQuantization | None = None) -> bool:
+    """Says whether the order is known in which the kernel of a layer multiplies.
 
     Args:
         layer: A built layer.
-        inputs: How its kernel quantizes its input.
+        inputs: How its kernel quantizes its input; `None`: the input lies on a fixed grid.
     """
     return (
         kernels.has_matrix(layer)
         and getattr(layer, "data_format", "channels_last") == "channels_last"
-        and not any(factor > 1 for factor in inputs.dilation)
+        and not any(factor > 1 for factor in (inputs.dilation if inputs else ()))
         and layer.compute_dtype == "float32"
         and layer.activity_regularizer is None  # its loss needs a call of the layer
     )
 
 
-def compute(layer: Any, values: Any, inputs: table.InputQuantization, kernel: Any, scale: Any, bits: int) -> Any:
-    """Returns what a layer makes of its input in the file.
+def dynamic(layer: Any, values: Any, inputs: table.InputQuantization, kernel: Any, scale: Any, bits: int) -> Any:
+    """Returns what a layer makes of its input if its kernel finds the range of the input itself.
 
     Args:
         layer: A layer that `can_compute` takes.
         values: A batch of its inputs.
-        inputs: How its kernel quantizes its input.
+        inputs: How its kernel quantizes them.
         kernel: The kernel's weights.
         scale: Their scales, which broadcast against the kernel.
         bits: Bits of their codes.
     """
-    codes, step = fake.dynamic_codes(
-        ops.cast(values, "float32"), inputs.granularity, kernels=inputs.kernels, axes=inputs.axes
-    )
-    kernel_codes = fake.straight_through(fake.weight_codes(kernel, scale, bits), kernel / scale)
-    terms = math.prod(kernel.shape[:-1]) if type(layer) not in kernels.DEPTHWISE else math.prod(layer.kernel_size)
-    if terms * 255 * fake.largest_code(bits) >= _EXACT_IN_FLOAT32:
-        codes, kernel_codes = _wide(codes), _wide(kernel_codes)
-    sums = ops.cast(kernels.multiply(layer, codes, kernel_codes), "float32")
-    factors = ops.reshape(scale, (-1,))  # of depthwise kernels the channels times the multipliers, as in the output
-    outputs = _scaled(layer, sums, step, factors, inputs.kernels)
+    values = ops.cast(values, "float32")
+    codes, step = fake.dynamic_codes(values, inputs.granularity, kernels=inputs.kernels, axes=inputs.axes)
+    sums = ops.cast(_sums(layer, codes, kernel, scale, bits), "float32")
+    outputs = _scaled(layer, sums, step, ops.reshape(scale, (-1,)), inputs.kernels)
     return layer.activation(outputs) if layer.activation is not None else outputs
 
 
+def static(layer: Any, values: Any, steps: tuple[float, float], kernel: Any, scale: Any, bits: int) -> Any:
+    """Returns what a layer makes of its input if the grids of input and output are fixed, in XNNPACK's 8-bit kernels.
+
+    Args:
+        layer: A layer that `can_compute` takes.
+        values: A batch of its inputs, on their grid.
+        steps: Of the grids of input and output.
+        kernel: The kernel's weights.
+        scale: Their scales, which broadcast against the kernel.
+        bits: Bits of their codes.
+    """
+    values = ops.cast(values, "float32") / steps[0]
+    codes = fake.straight_through(ops.round(values), values)
+    factors = _product(ops.reshape(scale, (-1,)), steps[0])
+    sums = _wide(_sums(layer, codes, kernel, scale, bits))
+    if layer.bias is not None:
+        sums = sums + ops.round(_wide(layer.bias) / _wide(factors))
+    multiplied = _product(ops.cast(sums, "float32"), ops.cast(_wide(factors) / steps[1], "float32"))
+    outputs = fake.straight_through(ops.round(multiplied), multiplied) * steps[1]
+    return layer.activation(outputs) if layer.activation is not None else outputs
+
+
+def _sums(layer: Any, codes: Any, kernel: Any, scale: Any, bits: int) -> Any:
+    """The sums of the products of codes, exact."""
+    kernel_codes = fake.straight_through(fake.weight_codes(kernel, scale, bits), kernel / scale)
+    terms = math.prod(layer.kernel_size) if type(layer) in kernels.DEPTHWISE else math.prod(kernel.shape[:-1])
+    if terms * 255 * fake.largest_code(bits) >= _EXACT_IN_FLOAT32:
+        codes, kernel_codes = _wide(codes), _wide(kernel_codes)
+    return kernels.multiply(layer, codes, kernel_codes)
+
+
 def _scaled(layer: Any, sums: Any, step: Any, factors: Any, whose: fake.Kernels) -> Any:
-    """Sums of codes, multiplied by both steps and with the bias, in the order of the layer's kernel."""
+    """Sums of codes, multiplied by both steps and with the bias, in the order of the layer's dynamic kernel.
+
+    The factors of a depthwise kernel are those of channels times multipliers, as in its output.
+    """
     bias = layer.bias if layer.bias is not None else ops.zeros_like(factors)
     if type(layer) in kernels.DEPTHWISE:
         whole = factors.shape[0] // _DEPTHWISE_CHANNELS * _DEPTHWISE_CHANNELS
