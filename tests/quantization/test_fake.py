@@ -145,11 +145,11 @@ def test_rows_of_the_built_in_kernel_are_symmetric():
     np.testing.assert_allclose(quantized, codes * bound / 127, rtol=3e-7)
 
 
-def test_halves_go_to_even_codes_in_xnnpack_and_away_from_code_0_in_the_built_in_kernels():
+def test_halves_go_to_even_steps_in_xnnpack_and_away_from_zero_in_the_built_in_kernels():
     inputs = np.float32([[0.0, 0.5, 1.5, 2.5, 255.0]])  # a step of 1, and -128 as the zero point
     np.testing.assert_array_equal(fake.dynamic_fake_quantize(inputs, "sample"), [[0, 0, 2, 2, 255]])
     away = fake.dynamic_fake_quantize(inputs, "sample", kernels="builtin")
-    np.testing.assert_array_equal(away, [[0, 0, 1, 2, 255]])
+    np.testing.assert_array_equal(away, [[0, 1, 2, 3, 255]])
 
 
 @pytest.mark.parametrize(("shape", "dilation"), [((3, 11, 2), (2,)), ((2, 7, 8, 3), (2, 3)), ((2, 6, 6, 1), (1, 2))])
