@@ -169,10 +169,12 @@ class Rounding:
     Args:
         shifts: For each channel, by how many bits a kernel that rounds twice shifts in between.
         factors: For each channel, by what factor the kernel's multiplier is off.
+        away: For each channel, whether a kernel that rounds twice takes halves away from 0, and not upwards.
     """
 
     shifts: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
+    away: tuple[bool, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,9 @@ COARSE_IN_16_BITS = (_Op.GELU,)
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
 
 
+_VECTOR = 8  # channels that the kernel of a transposed convolution rounds at once; the rest one by one
+_FACTOR_BITS = 8  # of the factor between two grids
+
 _WITH_WEIGHTS: dict[int, Callable[[Any], Sequence[int]]] = {
     schema.BuiltinOperator.FULLY_CONNECTED: lambda op: op.inputs[:2],
     schema.BuiltinOperator.CONV_2D: lambda op: op.inputs[:2],
@@ -128,43 +131,81 @@ def float_ops(model: Any) -> dict[str, int]:
     return dict(found)
 
 
-def rounding(model: Any) -> dict[str, dict[str, list[float]]]:
+def rounding(model: Any) -> dict[str, dict[str, list[Any]]]:
     """Returns how the kernels come from sums to codes that do so in other ways than by one exact rounding.
 
     XNNPACK leaves some to the runtime's own kernels, which multiply a sum by `m * 2**-shift` with 0.5 <= m < 1. Those
-    of 4-bit weights (all convolutions, and fully connected ones whose rows end within a byte) do so in 32 bits: they
-    round the product with m, shift, and round again. Convolutions of 16-bit activations sum in 64 bits, which leaves 15
-    for m.
+    of 4-bit weights (all convolutions, and fully connected ones whose rows end within a byte) and of transposed
+    convolutions do so in 32 bits: they round the product with m, shift, and round again. Convolutions of 16-bit
+    activations sum in 64 bits, which leaves 15 for m. XNNPACK itself has 8 bits for the factor between two grids.
 
     Args:
         model: A written file.
 
     Returns:
-        By the name of the result, for each of its channels: "shifts" in bits where it is rounded twice, "factors" by
-        which m is off where it has 15 bits.
+        By the name of the result, for each of its channels: "shifts" in bits where it is rounded twice, and "away"
+        where halves then go away from 0; "factors" by which a multiplier of few bits is off.
     """
-    graph, found = model.subgraphs[0], dict[str, dict[str, list[float]]]()
+    graph, found = model.subgraphs[0], dict[str, dict[str, list[Any]]]()
+    made_by = {op.outputs[0]: op for op in graph.operators if len(op.outputs)}
     for op in graph.operators:
         kind = model.operatorCodes[op.opcodeIndex].builtinCode
-        if kind not in _WITH_WEIGHTS:
-            continue
-        result = graph.tensors[op.outputs[0]]
-        read, weight = (graph.tensors[i] for i in _WITH_WEIGHTS[kind](op))
-        is_full = kind == schema.BuiltinOperator.FULLY_CONNECTED
-        rounds_twice = weight.type == schema.TensorType.INT4 and (
-            kind == schema.BuiltinOperator.CONV_2D or (is_full and weight.shape[-1] % 2 == 1)
-        )
-        if read.type != result.type or result.type not in (schema.TensorType.INT8, schema.TensorType.INT16):
-            continue
-        scales = [np.asarray(tensor.quantization.scale, np.float64) for tensor in (read, weight, result)]
-        factor = scales[0] * scales[1] / scales[2]
-        parts, exponents = np.frexp(np.broadcast_to(factor, result.shape[-1:]) if factor.size == 1 else factor)
-        name = tfl_flatbuffer_utils.get_tensor_name(result)
-        if result.type == schema.TensorType.INT16 and not is_full:
-            found[name] = {"factors": (_in_15_bits(parts) / parts).tolist()}
-        elif result.type == schema.TensorType.INT8 and rounds_twice:
-            found[name] = {"shifts": np.maximum(-exponents, 0).tolist()}
+        how: dict[str, list[Any]] = {}
+        if kind in _WITH_WEIGHTS:
+            how = _rounding_of_sums(graph, op, kind)
+        elif kind == schema.BuiltinOperator.CONCATENATION:
+            how = _rounding_of_parts(model, graph, op, made_by)
+        if how:
+            found[tfl_flatbuffer_utils.get_tensor_name(graph.tensors[op.outputs[0]])] = how
     return found
+
+
+def _rounding_of_sums(graph: Any, op: Any, kind: int) -> dict[str, list[Any]]:
+    result = graph.tensors[op.outputs[0]]
+    read, weight = (graph.tensors[i] for i in _WITH_WEIGHTS[kind](op))
+    is_full = kind == schema.BuiltinOperator.FULLY_CONNECTED
+    is_transposed = kind == schema.BuiltinOperator.TRANSPOSE_CONV
+    is_narrow = weight.type == schema.TensorType.INT4 and (
+        kind == schema.BuiltinOperator.CONV_2D or (is_full and weight.shape[-1] % 2 == 1)
+    )
+    if read.type != result.type or result.type not in (schema.TensorType.INT8, schema.TensorType.INT16):
+        return {}
+    factor = _step(read) * np.asarray(weight.quantization.scale, np.float64) / _step(result)
+    parts, exponents = np.frexp(np.broadcast_to(factor, result.shape[-1:]) if factor.size == 1 else factor)
+    if result.type == schema.TensorType.INT16:
+        return {} if is_full else {"factors": (_in_15_bits(parts) / parts).tolist()}
+    if is_transposed:
+        whole = len(exponents) // _VECTOR * _VECTOR
+        away = [channel >= whole for channel in range(len(exponents))]
+        return {"shifts": np.maximum(-exponents, 0).tolist(), "away": away}
+    return {"shifts": np.maximum(-exponents, 0).tolist()} if is_narrow else {}
+
+
+def _rounding_of_parts(model: Any, graph: Any, op: Any, made_by: Mapping[int, Any]) -> dict[str, list[Any]]:
+    """Of tensors that are put on one grid to be joined along their channels."""
+    result = graph.tensors[op.outputs[0]]
+    if result.type != schema.TensorType.INT8 or op.builtinOptions.axis not in (-1, len(result.shape) - 1):
+        return {}
+    shifts: list[int] = []
+    factors: list[float] = []
+    for index in op.inputs:
+        maker, channels = made_by.get(index), graph.tensors[index].shape[-1]
+        is_moved = maker is not None and _is_moved(model, graph, maker)
+        exact = _step(graph.tensors[maker.inputs[0]]) / _step(result) if is_moved else 1.0
+        shifts += [_FACTOR_BITS if is_moved else 0] * channels
+        factors += [np.rint(exact * 2**_FACTOR_BITS) / 2**_FACTOR_BITS / exact if is_moved else 1.0] * channels
+    return {"shifts": shifts, "factors": factors} if any(shifts) else {}
+
+
+def _is_moved(model: Any, graph: Any, op: Any) -> bool:
+    """Whether an op moves codes from one grid to another."""
+    types = {graph.tensors[i].type for i in (op.inputs[0], op.outputs[0])}
+    is_quantize = model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.QUANTIZE
+    return is_quantize and types == {schema.TensorType.INT8}
+
+
+def _step(tensor: Any) -> float:
+    return float(tensor.quantization.scale[0])
 
 
 def _in_15_bits(parts: np.ndarray) -> np.ndarray:

@@ -280,6 +280,7 @@ def static_fake_quantize(
     halves: Halves = "even",
     shifts: Sequence[int] = (),
     factors: Sequence[float] = (),
+    away: Sequence[bool] = (),
     stops_outside: bool = True,
 ) -> Any:
     """Returns inputs on a fixed grid: `(clip(round(x / scale) + zero_point) - zero_point) * scale`.
@@ -295,6 +296,7 @@ def static_fake_quantize(
         shifts: For each channel, the last axis, by how many bits the kernel shifts right at the end: it rounds to such
             a part of a step first, then to a step, halves upwards both times. Empty: it rounds once.
         factors: For each channel, by what factor the kernel's multiplier of few bits is off. Empty: it is exact.
+        away: For each channel, whether a kernel that shifts rounds halves away from 0 instead. Empty: none does.
         stops_outside: `False` if the range follows the inputs: then gradients pass to all of them. Next to none lies
             outside, and looking for those takes longer than the rounding itself.
     """
@@ -303,16 +305,18 @@ def static_fake_quantize(
     on_grid = functools.partial(_on_grid, inputs, scale, *limits, stops_outside=stops_outside)
     # XNNPACK multiplies by the reciprocal; it has no kernels of 16 bits. (The sign is 1: see `_dynamic_grid`.)
     inverse = ops.sign(scale) / scale if bits == 8 else None
-    if shifts:
-        parts = ops.convert_to_tensor([2.0**shift for shift in shifts], "float32")
-
-        def twice(steps: Any) -> Any:
-            return ops.floor(ops.floor(steps * parts + 0.5) / parts + 0.5)
-
-        return on_grid(nearest=twice)
     if factors:
-        return on_grid(inverse=ops.convert_to_tensor(factors, "float32") / scale)
-    if halves == "even":
+        inverse = ops.convert_to_tensor(factors, "float32") / scale
+    if shifts:
+        # Not one divided by: of constant vectors TensorFlow's graphs take an approximate reciprocal.
+        parts, whole = (ops.convert_to_tensor([2.0 ** (sign * n) for n in shifts], "float32") for sign in (1, -1))
+
+        def once(steps: Any) -> Any:
+            upwards = ops.floor(steps + 0.5)
+            return ops.where(ops.convert_to_tensor(away), _round_half_away(steps), upwards) if any(away) else upwards
+
+        return on_grid(inverse=inverse, nearest=lambda steps: once(once(steps * parts) * whole))
+    if halves == "even" or factors:
         return on_grid(inverse=inverse)
 
     def nearest(steps: Any) -> Any:

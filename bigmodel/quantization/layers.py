@@ -217,6 +217,7 @@ class FakeQuantize(keras.layers.Layer):
         halves: How values in the middle of two codes are rounded: see `fake.static_fake_quantize`.
         shifts: For each channel, how a kernel that rounds twice shifts: see there too.
         factors: For each channel, by what factor the kernel's multiplier is off: see there too.
+        away: For each channel, whether a kernel that shifts rounds halves away from 0: see there too.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
     """
 
@@ -230,11 +231,12 @@ class FakeQuantize(keras.layers.Layer):
         halves: fake.Halves = "even",
         shifts: Iterable[int] = (),
         factors: Iterable[float] = (),
+        away: Iterable[bool] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.bits, self.momentum, self.learned, self.fixed, self.halves = bits, momentum, learned, fixed, halves
-        self.shifts, self.factors = tuple(shifts), tuple(factors)
+        self.shifts, self.factors, self.away = tuple(shifts), tuple(factors), tuple(away)
         self.delayed = False  # as in `Quantized`
         self.seen: int | None = None  # batches that a calibration has shown so far; `None`: there is none
         self.supports_masking = True
@@ -287,8 +289,8 @@ class FakeQuantize(keras.layers.Layer):
         elif self.change is not None and not self.fixed:
             outputs = fake.learned_static_fake_quantize(values, *self._ends())
         else:
-            how: dict[str, Any] = {"halves": self.halves, "shifts": self.shifts, "factors": self.factors}
-            how["stops_outside"] = not self.moves
+            how: dict[str, Any] = {"shifts": self.shifts, "factors": self.factors, "away": self.away}
+            how |= {"halves": self.halves, "stops_outside": not self.moves}
             outputs = fake.static_fake_quantize(values, self.scale.value, self.zero_point.value, bits=self.bits, **how)
         if training and self.change is not None and (self.delayed or self.fixed):
             outputs = outputs + 0.0 * keras.ops.sum(self.change.value)  # a gradient of zero, as in `Quantized`
@@ -306,4 +308,5 @@ class FakeQuantize(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the config with what moves the range."""
         own = {name: getattr(self, name) for name in ("bits", "momentum", "learned", "fixed", "halves")}
-        return {**super().get_config(), **own, "shifts": list(self.shifts), "factors": list(self.factors)}
+        by_channel = {name: list(getattr(self, name)) for name in ("shifts", "factors", "away")}
+        return {**super().get_config(), **own, **by_channel}
