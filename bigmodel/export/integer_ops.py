@@ -190,10 +190,12 @@ def _rounding_of_parts(model: Any, graph: Any, op: Any, made_by: Mapping[int, An
     factors: list[float] = []
     for index in op.inputs:
         maker, channels = made_by.get(index), graph.tensors[index].shape[-1]
-        is_moved = maker is not None and _is_moved(model, graph, maker)
-        exact = _step(graph.tensors[maker.inputs[0]]) / _step(result) if is_moved else 1.0
-        shifts += [_FACTOR_BITS if is_moved else 0] * channels
-        factors += [np.rint(exact * 2**_FACTOR_BITS) / 2**_FACTOR_BITS / exact if is_moved else 1.0] * channels
+        shift, factor = 0, 1.0
+        if maker is not None and _is_moved(model, graph, maker):
+            exact = _step(graph.tensors[maker.inputs[0]]) / _step(result)
+            shift, factor = _FACTOR_BITS, float(np.rint(exact * 2**_FACTOR_BITS) / 2**_FACTOR_BITS / exact)
+        shifts += [shift] * channels
+        factors += [factor] * channels
     return {"shifts": shifts, "factors": factors} if any(shifts) else {}
 
 

@@ -90,7 +90,7 @@ def _copy(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     part = path.with_name(path.name + PART)
     shutil.copyfile(source, part)
     os.replace(part, path)
-    told: dict[str, Any] = dict.fromkeys(("grids", "ranges", "float_ops", "biases", "rounding", "scalings"), {})
+    told: dict[str, Any] = {key: {} for key in ("grids", "ranges", "float_ops", "biases", "rounding", "scalings")}
     return {**told, "missing": (), "dynamic": ()}
 
 

@@ -16,7 +16,8 @@ class Quantized(keras.layers.Layer):
     """A layer that computes with fake-quantized weights, whatever the layer is.
 
     The wrapped layer runs in a `keras.StatelessScope` that substitutes its weights, so one class serves all layers.
-    What the wrapped layer assigns or adds inside (statistics, seeds, losses) is carried over.
+    What the wrapped layer assigns or adds inside (statistics, seeds, losses) is carried over. At inference, once the
+    scales are fixed, a kernel that the runtime computes in integers is computed so: see `integer.py`.
 
     Args:
         layer: A built layer; it becomes part of this one.
@@ -121,9 +122,8 @@ class Quantized(keras.layers.Layer):
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its weights on their grids; at rest its kernel computes as the file's does."""
-        if self.fixed and not training and not self.delayed and integer.can_compute(self.layer, self.inputs):
-            if self.inputs is not None or self.steps is not None:
-                return self._in_integers(args[0])
+        if self.fixed and not training and not self.delayed and self._has_integer_kernel():
+            return self._in_integers(args[0])
         substituted = [
             (variable, self._on_grid(variable.value, scale, quantization.bits))
             for _, variable, quantization, scale in self.grids()
@@ -135,11 +135,16 @@ class Quantized(keras.layers.Layer):
         self._carry_over(scope, {id(variable) for variable, _ in substituted})
         return outputs
 
+    def _has_integer_kernel(self) -> bool:
+        is_known = self.inputs is not None or self.steps is not None
+        return is_known and list(self.quantized_weights) == ["kernel"] and integer.can_compute(self.layer, self.inputs)
+
     def _in_integers(self, inputs: Any) -> Any:
         ((_, kernel, quantization, scale),) = self.grids()
-        if self.steps is not None:
-            return integer.static(self.layer, inputs, self.steps, kernel.value, scale, quantization.bits)
-        return integer.dynamic(self.layer, inputs, self.inputs, kernel.value, scale, quantization.bits)
+        if self.inputs is not None:
+            return integer.dynamic(self.layer, inputs, self.inputs, kernel.value, scale, quantization.bits)
+        assert self.steps is not None
+        return integer.static(self.layer, inputs, self.steps, kernel.value, scale, quantization.bits)
 
     def _on_grid(self, weights: Any, scale: Any, bits: int) -> Any:
         is_learned = self.learned and not self.fixed

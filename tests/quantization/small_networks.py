@@ -293,7 +293,11 @@ ACTIVATIONS = ("softmax", "sigmoid", "tanh", "gelu", "elu", "silu", "leaky_relu"
 
 def make(name):
     """Builds a network by name and gives it random weights: fresh ones hide what normalisations and biases do."""
-    model = NETWORKS[name]() if name in NETWORKS else with_activation(name)
+    return randomised(NETWORKS[name]() if name in NETWORKS else with_activation(name))
+
+
+def randomised(model):
+    """Gives a model random weights, in place, and returns it."""
     rng = np.random.default_rng(0)
     for layer in walk(model):
         for variable in layer.weights:

@@ -298,3 +298,16 @@ def test_a_kernel_that_shifts_rounds_twice_and_halves_upwards():
     found = fake.static_fake_quantize(steps * 0.5, 0.5, 0.0, shifts=(3, 0))
     # In eighths first: 1.47 is 1.5 and so 2, -1.53 is -1.5 and so -1, 2.49 is 2.5 and so 3.
     np.testing.assert_array_equal(found, np.float32([[2, 1], [-1, -2], [3, 2], [0, 0]]) * 0.5)
+
+
+def test_channels_that_are_rounded_one_by_one_take_halves_away_from_zero():
+    steps = np.float32([[1.47, 1.47], [-1.53, -1.53], [-2.49, -2.49]])
+    found = fake.static_fake_quantize(steps * 0.5, 0.5, 0.0, shifts=(3, 3), away=(False, True))
+    np.testing.assert_array_equal(found, np.float32([[2, 2], [-1, -2], [-2, -3]]) * 0.5)
+
+
+def test_a_factor_of_few_bits_moves_codes_to_another_grid():
+    codes = np.arange(-100, 100, dtype="float32")[:, None]
+    exact, rounded = np.float32(0.03) / np.float32(0.041), np.rint(256 * 0.03 / 0.041) / 256
+    found = fake.static_fake_quantize(codes * 0.03, 0.041, 0.0, shifts=(8,), factors=(rounded / exact,))
+    np.testing.assert_array_equal(np.rint(found / 0.041), np.floor(codes * rounded + 0.5))
