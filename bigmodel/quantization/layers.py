@@ -88,6 +88,22 @@ class Quantized(keras.layers.Layer):
             self.start_learning()
         self.built = True
 
+    def around(self, layer: keras.layers.Layer, **how: Any) -> Quantized:
+        """Returns a new layer that quantizes another one's weights as this one does, on the same grids.
+
+        Args:
+            layer: A built layer with weights of the same paths and shapes; it becomes part of the new one.
+            **how: Other arguments of the new one.
+        """
+        fixed = how.pop("fixed", self.fixed)
+        learned = self.learned and not fixed
+        new = Quantized(layer, weights=self.quantized_weights, fixed=fixed, learned=learned, **how)
+        for source, target in zip(self.scales, new.scales, strict=True):
+            target.assign(source)
+        for source, target in zip(self.changes if learned else (), new.changes, strict=True):
+            target.assign(source)
+        return new
+
     def start_learning(self, scales: Iterable[Any] | None = None) -> None:
         """Sets where learned scales start.
 

@@ -54,6 +54,9 @@ def take_scalings(simulation: keras.Model, scalings: Mapping[str, Scaling]) -> k
             return [kernels[id(operation)]]
         if id(operation) in folded:
             return [keras.layers.Identity(name=operation.name)]
+        if isinstance(operation, Quantized):
+            own = {"name": operation.name, "inputs": operation.inputs, "inner": operation.inner}
+            return [operation.around(copy_layer(operation.layer), **own)]
         return [copy_layer(operation) if isinstance(operation, keras.layers.Layer) else operation]
 
     return rebuild(simulation, replace) if kernels else simulation
@@ -97,7 +100,6 @@ def _with(layer: Quantized, scaling: Scaling, *, folds: bool) -> Quantized:
     new.kernel.assign(codes * np.abs(factors))
     if has_bias:
         new.bias.assign(np.asarray(scaling.biases) if scaling.biases else layer.layer.bias)
-    how: dict[str, Any] = {"name": layer.name, "inputs": layer.inputs, "steps": scaling.steps or None}
-    quantized = Quantized(new, weights=layer.quantized_weights, fixed=True, **how)
+    quantized = layer.around(new, name=layer.name, inputs=layer.inputs, steps=scaling.steps or None, fixed=True)
     quantized.scales[0].assign(np.abs(factors))
     return quantized

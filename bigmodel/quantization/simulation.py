@@ -265,24 +265,13 @@ def with_activations(
             inner = [copy_layer(operation.layer, name=operation.name)]
             inner = _split_activation(inner[0]) if activations == "static" else inner
             kind = "dynamic" if operation.name in dynamic else activations
-            links = [_rewrapped(operation, inner[0], kind), *inner[1:]]
+            how = _input_quantizations(inner[0], operation.quantized_weights, kind)
+            links = [operation.around(inner[0], **how), *inner[1:]]
         return _named_output(links, operation.name) if operation.name in outputs else links
 
     averaging = {layer.name for layer in walk(simulation) if isinstance(layer, _AVERAGING)}
     after = _range_inserter(ranges, averaging, rounding or {}, momentum, activation_bits) if ranges else None
     return rebuild(simulation, replace, after)
-
-
-def _rewrapped(operation: Quantized, inner: keras.layers.Layer, activations: Activations) -> Quantized:
-    weights = operation.quantized_weights
-    how = _input_quantizations(inner, weights, activations)
-    learned = operation.learned and not operation.fixed
-    layer = Quantized(inner, weights=weights, fixed=operation.fixed, learned=learned, **how)
-    for source, target in zip(operation.scales, layer.scales, strict=True):
-        target.assign(source)
-    for source, target in zip(operation.changes if learned else (), layer.changes, strict=True):
-        target.assign(source)
-    return layer
 
 
 def _range_inserter(
