@@ -32,7 +32,7 @@ COARSE_IN_16_BITS = (_Op.GELU,)
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
 
 
-_VECTOR = 8  # channels that the kernel of a transposed convolution rounds at once; the rest one by one
+_VECTOR = 8  # channels that the kernel of a transposed convolution rounds at once
 _FACTOR_BITS = 8  # of the factor between two grids
 
 _WITH_WEIGHTS: dict[int, Callable[[Any], Sequence[int]]] = {
@@ -136,7 +136,8 @@ def rounding(model: Any) -> dict[str, dict[str, list[Any]]]:
 
     XNNPACK leaves some to the runtime's own kernels, which multiply a sum by `m * 2**-shift` with 0.5 <= m < 1. Those
     of 4-bit weights (all convolutions, and fully connected ones whose rows end within a byte) and of transposed
-    convolutions do so in 32 bits: they round the product with m, shift, and round again. Convolutions of 16-bit
+    convolutions do so in 32 bits: they round the product with m, shift, and round again, halves upwards, or away from 0
+    what is computed one by one (groups, the last channels of a transposed convolution). Convolutions of 16-bit
     activations sum in 64 bits, which leaves 15 for m. XNNPACK itself has 8 bits for the factor between two grids.
 
     Args:
@@ -174,11 +175,15 @@ def _rounding_of_sums(graph: Any, op: Any, kind: int) -> dict[str, list[Any]]:
     parts, exponents = np.frexp(np.broadcast_to(factor, result.shape[-1:]) if factor.size == 1 else factor)
     if result.type == schema.TensorType.INT16:
         return {} if is_full else {"factors": (_in_15_bits(parts) / parts).tolist()}
+    if not (is_transposed or is_narrow):
+        return {}
+    in_vectors, is_grouped = len(exponents), weight.shape[-1] < read.shape[-1]
     if is_transposed:
-        whole = len(exponents) // _VECTOR * _VECTOR
-        away = [channel >= whole for channel in range(len(exponents))]
-        return {"shifts": np.maximum(-exponents, 0).tolist(), "away": away}
-    return {"shifts": np.maximum(-exponents, 0).tolist()} if is_narrow else {}
+        in_vectors = in_vectors // _VECTOR * _VECTOR
+    elif kind == schema.BuiltinOperator.CONV_2D and is_grouped:
+        in_vectors = 0
+    away = [channel >= in_vectors for channel in range(len(exponents))]
+    return {"shifts": np.maximum(-exponents, 0).tolist(), "away": away}
 
 
 def _rounding_of_parts(model: Any, graph: Any, op: Any, made_by: Mapping[int, Any]) -> dict[str, list[Any]]:

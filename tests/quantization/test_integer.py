@@ -44,10 +44,9 @@ KERNELS = {
     "odd_rows": ("odd", [L.Dense(30)]),
     "rows_of_a_sequence": ("tokens", [L.Dense(11)]),
 }
-STATIC_ONLY = {
-    "dilated": ("image", [L.Conv2D(6, 3, dilation_rate=2)]),
-    "transposed": ("image", [L.Conv2DTranspose(12, 2, strides=2)]),  # 8 channels at once, 4 one by one
-}
+# One op in static files only, and integers in those of 8 bits only.
+DILATED = ("image", [L.Conv2D(6, 3, dilation_rate=2)])
+TRANSPOSED = ("image", [L.Conv2DTranspose(12, 2, strides=2)])  # 8 channels at once, 4 one by one
 
 
 def kernels_of(names):
@@ -95,9 +94,10 @@ def test_dynamic_kernels_give_the_answers_of_the_runtime_bit_for_bit(format_name
     assert_equal(result, x, KERNELS)
 
 
-def test_static_kernels_give_the_codes_of_the_runtime(tmp_path):
-    names = {**KERNELS, **STATIC_ONLY}
-    result, x = deployed(kernels_of(names), tmp_path / "kernels.tflite", "static_int8")
+@pytest.mark.parametrize("format_name", ["static_int8", "static_int4"])
+def test_static_kernels_give_the_codes_of_the_runtime(format_name, tmp_path):
+    names = {**KERNELS, "dilated": DILATED} | ({"transposed": TRANSPOSED} if format_name == "static_int8" else {})
+    result, x = deployed(kernels_of(names), tmp_path / "kernels.tflite", format_name)
     assert_equal(result, x, names)
 
 
