@@ -185,7 +185,7 @@ def dynamic_codes(
         axes = range(1, len(inputs.shape))
     grid = _dynamic_grid(inputs, granularity, tuple(axes), kernels)
     steps = inputs * ops.stop_gradient(grid.inverse)
-    return straight_through(grid.codes(steps), steps), ops.stop_gradient(grid.step)
+    return straight_through(grid.codes(steps), steps), ops.stop_gradient(grid.step())
 
 
 def straight_through(rounded: Any, values: Any) -> Any:
@@ -197,19 +197,25 @@ def straight_through(rounded: Any, values: Any) -> Any:
 class _DynamicGrid:
     """A grid that spans values: what they are multiplied by, how they are rounded and between which codes they lie.
 
-    Codes are counted from the zero point. `width` is the grid's in whole steps, `step` one as the kernel computes it.
+    Codes are counted from the zero point; `width` is that of so many `steps`.
     """
 
+    kernels: Kernels
     inverse: Any
     width: Any
     steps: float
-    step: Any
     nearest: Callable[[Any], Any]
     limits: tuple[Any, Any] | None
 
     def codes(self, steps: Any) -> Any:
         codes = self.nearest(steps)
         return codes if self.limits is None else ops.clip(codes, *self.limits)
+
+    def step(self) -> Any:
+        """One step as the kernel computes it."""
+        if self.kernels == "xnnpack":  # the sign of the width is 1: see `_dynamic_grid`
+            return ops.sign(self.width) / self.inverse
+        return ops.cast(ops.cast(self.width, "float64") / self.steps, "float32")
 
     def fake_quantize(self, inputs: Any) -> Any:
         # Only the rounding of the zero point can push a value off the grid: the gradient passes everywhere.
@@ -221,8 +227,7 @@ def _dynamic_grid(inputs: Any, granularity: Granularity, axes: tuple[int, ...], 
     if granularity == "row" and kernels == "builtin":
         bound = ops.max(ops.abs(inputs), axis=axes, keepdims=True)
         bound = ops.where(bound > 0, bound, 127.0)
-        step = ops.cast(ops.cast(bound, "float64") / 127.0, "float32")
-        return _DynamicGrid(127.0 / bound, bound, 127.0, step, _round_half_away, None)
+        return _DynamicGrid(kernels, 127.0 / bound, bound, 127.0, _round_half_away, None)
     low = ops.minimum(ops.min(inputs, axis=axes, keepdims=True), 0.0)
     high = ops.maximum(ops.max(inputs, axis=axes, keepdims=True), 0.0)
     width = high - low
@@ -232,17 +237,15 @@ def _dynamic_grid(inputs: Any, granularity: Granularity, axes: tuple[int, ...], 
     # The two differ where a value lies halfway between two codes, as those of a grid often do.
     if kernels == "xnnpack":
         inverse = 255.0 / width
-        step = ops.sign(width) / inverse
         nearest, least, most = ops.round, low * inverse, high * inverse
     else:
         # In doubles, as there: TensorFlow's graphs multiply by 1/255 where a float is divided by 255.
         scale = ops.cast(width, "float64") / 255.0
-        step = ops.cast(scale, "float32")
-        inverse = ops.sign(width) / step
+        inverse = ops.sign(width) / ops.cast(scale, "float32")
         least, most = (ops.cast(ops.cast(end, "float64") / scale, "float32") for end in (low, high))
         nearest = _round_half_away
     zero_point = ops.clip(nearest(ops.where(least + most > 1.0, -128.0 - least, 127.0 - most)), -128, 127)
-    return _DynamicGrid(inverse, width, 255.0, step, nearest, (-128 - zero_point, 127 - zero_point))
+    return _DynamicGrid(kernels, inverse, width, 255.0, nearest, (-128 - zero_point, 127 - zero_point))
 
 
 def _in_phases(inputs: Any, dilation: Sequence[int], kernels: Kernels) -> Any:
