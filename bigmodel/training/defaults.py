@@ -50,7 +50,7 @@ def ensure_compiled(model: keras.Model, data: Data | Any) -> tuple[keras.Model, 
     """
     if model.compiled:
         return model, ()
-    batch = next(iter(as_data(data).train.batches(256)))
+    batch = next(iter(as_data(data, model=model).train.batches(256)))
     if len(batch) < 2:
         raise DataError(
             "The model is not compiled and the data has no labels to choose a loss from.",

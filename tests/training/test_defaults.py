@@ -106,3 +106,9 @@ def test_data_without_labels_is_refused():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(DataError, match="no labels"):
         ensure_compiled(model, X)
+
+
+def test_samples_of_another_shape_are_refused_before_the_model_sees_them():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(DataError, match="another shape than the model's input"):
+        ensure_compiled(model, (np.zeros((8, 3), "float32"), np.zeros(8, int)))
