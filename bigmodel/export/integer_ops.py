@@ -30,8 +30,6 @@ COARSE_IN_16_BITS = (_Op.GELU,)
 """Ops whose 16-bit kernels are off by tens of steps: they interpolate in a table of 512 entries."""
 
 _CASTS = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
-
-
 _VECTOR = 8  # channels that the kernel of a transposed convolution rounds at once
 _FACTOR_BITS = 8  # of the factor between two grids
 

@@ -161,9 +161,7 @@ def dynamic_fake_quantize(
     """
     if any(factor > 1 for factor in dilation):
         return _in_phases(inputs, dilation, kernels)
-    if granularity == "sample":
-        axes = range(1, len(inputs.shape))
-    return _dynamic_grid(inputs, granularity, tuple(axes), kernels).fake_quantize(inputs)
+    return _dynamic_grid(inputs, granularity, axes, kernels).fake_quantize(inputs)
 
 
 def dynamic_codes(
@@ -181,9 +179,7 @@ def dynamic_codes(
         Whole numbers as floats, counted from the zero point, with the gradient of the inputs in steps. And the step as
         this kernel computes it, which is not always the float nearest to the exact one; a constant to the gradient.
     """
-    if granularity == "sample":
-        axes = range(1, len(inputs.shape))
-    grid = _dynamic_grid(inputs, granularity, tuple(axes), kernels)
+    grid = _dynamic_grid(inputs, granularity, axes, kernels)
     steps = inputs * ops.stop_gradient(grid.inverse)
     return straight_through(grid.codes(steps), steps), ops.stop_gradient(grid.step())
 
@@ -223,7 +219,8 @@ class _DynamicGrid:
         return _on_grid(inputs, self.width / self.steps, *(self.limits or ()), **how)
 
 
-def _dynamic_grid(inputs: Any, granularity: Granularity, axes: tuple[int, ...], kernels: Kernels) -> _DynamicGrid:
+def _dynamic_grid(inputs: Any, granularity: Granularity, rows: Sequence[int], kernels: Kernels) -> _DynamicGrid:
+    axes = tuple(range(1, len(inputs.shape)) if granularity == "sample" else rows)
     if granularity == "row" and kernels == "builtin":
         bound = ops.max(ops.abs(inputs), axis=axes, keepdims=True)
         bound = ops.where(bound > 0, bound, 127.0)

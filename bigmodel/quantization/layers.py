@@ -88,14 +88,15 @@ class Quantized(keras.layers.Layer):
             self.start_learning()
         self.built = True
 
-    def around(self, layer: keras.layers.Layer, **how: Any) -> Quantized:
+    def around(self, layer: keras.layers.Layer, *, fixed: bool | None = None, **how: Any) -> Quantized:
         """Returns a new layer that quantizes another one's weights as this one does, on the same grids.
 
         Args:
             layer: A built layer with weights of the same paths and shapes; it becomes part of the new one.
+            fixed: Whether its scales are fixed; `None`: if these are.
             **how: Other arguments of the new one.
         """
-        fixed = how.pop("fixed", self.fixed)
+        fixed = self.fixed if fixed is None else fixed
         learned = self.learned and not fixed
         new = Quantized(layer, weights=self.quantized_weights, fixed=fixed, learned=learned, **how)
         for source, target in zip(self.scales, new.scales, strict=True):

@@ -43,11 +43,11 @@ def take_scalings(simulation: keras.Model, scalings: Mapping[str, Scaling]) -> k
         if bool(scaling.steps) is (layer.inputs is not None):
             continue
         alone = normalisation is not None and called[id(normalisation)] == 1
-        fitting = (n for n in ((normalisation, None) if alone else (None,)) if _fits(layer, n, scaling))
-        for found in fitting:
-            kernels[id(layer)] = _with(layer, scaling, folds=found is not None)
-            folded.add(id(found))
-            break
+        if alone and _fits(layer, normalisation, scaling):
+            kernels[id(layer)] = _with(layer, scaling, folds=True)
+            folded.add(id(normalisation))
+        elif _fits(layer, None, scaling):
+            kernels[id(layer)] = _with(layer, scaling, folds=False)
 
     def replace(operation: Any) -> list[Any]:
         if id(operation) in kernels:
